@@ -1,0 +1,5 @@
+"""Metering for any ASGI or WSGI app: records every call once, never gets in the way. See the README."""
+
+from usage_meter.event import UsageEvent
+
+__all__ = ["UsageEvent"]
