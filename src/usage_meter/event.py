@@ -36,7 +36,7 @@ class UsageEventError(ValueError):
 
 
 class UsageEvent(msgspec.Struct, array_like=True, kw_only=True, frozen=True, gc=False):
-    """One call (or one webhook delivery). The same `workspace`, `started_us` and `id` with a higher `version` replaces it.
+    """One call (or one webhook delivery). The same workspace, start and id with a higher version replaces it.
 
     `id` is a UUIDv7's 16 bytes; `api_key` is an identifier (a keyed hash), never the secret itself.
     """
