@@ -1,0 +1,141 @@
+"""The calendar: where the buckets of an interval begin in a time zone. Pure.
+
+Boundaries are instants (UTC microseconds), found from the zone's own rules: a day is 23 or 25 hours long where the
+clocks change, a day that a zone skipped has no bucket, and an hour that happens twice has two. The store only ever
+sees instants, so its own time zone tables never matter.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Literal, get_args
+
+Interval = Literal["minute", "hour", "day", "week", "month", "year", "total"]
+INTERVALS: tuple[Interval, ...] = get_args(Interval)
+
+MINUTE_US = 60_000_000
+HOUR_US = 60 * MINUTE_US
+QUARTER_US = 15 * MINUTE_US  # every UTC offset in use is a multiple of it
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since 1970, exact (a float timestamp is not)."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def from_us(micros: int, zone: tzinfo = UTC) -> datetime:
+    return (EPOCH + timedelta(microseconds=micros)).astimezone(zone)
+
+
+def midnight_us(day: date, zone: tzinfo) -> int:
+    """When `day` begins in the zone: the instant after the gap where its midnight does not exist."""
+    return to_us(datetime(day.year, day.month, day.day, tzinfo=zone))
+
+
+def floor_us(moment_us: int, interval: Interval, zone: tzinfo) -> int:
+    """The start of the bucket that `moment_us` lies in. `total` has one bucket, so its moment is its own start."""
+    if interval == "total":
+        return moment_us
+    if interval == "minute":
+        return moment_us - moment_us % MINUTE_US
+    if interval == "hour":
+        return _floor_hour(moment_us, zone)
+    first = _first_day(from_us(moment_us, zone).date(), interval)
+    start = midnight_us(first, zone)
+    # A midnight that happens twice belongs to the first time; a moment in between is still that day's.
+    return start if start <= moment_us else midnight_us(_first_day(first - timedelta(days=1), interval), zone)
+
+
+def boundaries(start_us: int, end_us: int, interval: Interval, zone: tzinfo) -> Iterator[int]:
+    """The starts of the buckets of `[start_us, end_us)`, rising; the first is `start_us` itself, also amid a bucket."""
+    if start_us >= end_us:
+        return
+    yield start_us
+    previous = start_us
+    for boundary in _starts_after(start_us, interval, zone):
+        if boundary >= end_us:
+            return
+        if boundary > previous:
+            yield boundary
+            previous = boundary
+
+
+def _starts_after(start_us: int, interval: Interval, zone: tzinfo) -> Iterator[int]:
+    if interval == "total":
+        return
+    if interval == "minute":
+        moment = floor_us(start_us, interval, zone)
+        while True:
+            moment += MINUTE_US
+            yield moment
+    if interval == "hour":
+        moment = _floor_hour(start_us, zone)
+        while True:
+            moment = _next_hour(moment, zone)
+            yield moment
+    day = _first_day(from_us(start_us, zone).date(), interval)
+    while True:
+        day = _next_first_day(day, interval)
+        yield midnight_us(day, zone)
+
+
+def _floor_hour(moment_us: int, zone: tzinfo) -> int:
+    """Back to the last instant at which the zone's clock showed a full hour."""
+    probe = moment_us - _past_the_hour(moment_us, zone)
+    while _past_the_hour(probe, zone):  # a half-hour change of the clocks lies in between (Lord Howe)
+        probe = probe - probe % QUARTER_US if probe % QUARTER_US else probe - QUARTER_US
+    return probe
+
+
+def _next_hour(hour_us: int, zone: tzinfo) -> int:
+    if not _past_the_hour(hour_us + HOUR_US, zone):
+        return hour_us + HOUR_US
+    probe = hour_us - hour_us % QUARTER_US + QUARTER_US
+    while _past_the_hour(probe, zone):
+        probe += QUARTER_US
+    return probe
+
+
+def _past_the_hour(moment_us: int, zone: tzinfo) -> int:
+    offset = from_us(moment_us, zone).utcoffset() or timedelta()
+    return (moment_us + offset // timedelta(microseconds=1)) % HOUR_US
+
+
+def _first_day(day: date, interval: Interval) -> date:
+    if interval == "week":
+        return day - timedelta(days=day.weekday())
+    if interval == "month":
+        return day.replace(day=1)
+    return day.replace(month=1, day=1) if interval == "year" else day
+
+
+def _next_first_day(day: date, interval: Interval) -> date:
+    if interval == "month":
+        return (day.replace(day=28) + timedelta(days=4)).replace(day=1)
+    if interval == "year":
+        return day.replace(year=day.year + 1)
+    return day + timedelta(days=7 if interval == "week" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """`count` boundaries, `step` microseconds apart: a year of hours is three runs, however many hours."""
+
+    first: int
+    step: int
+    count: int
+
+
+def runs(bounds: list[int]) -> list[Run]:
+    """The boundaries as arithmetic runs: a few numbers to bind instead of thousands."""
+    found: list[Run] = []
+    for bound in bounds:
+        last = found[-1] if found else None
+        if last is not None and last.count == 1:
+            found[-1] = Run(last.first, bound - last.first, 2)
+        elif last is not None and bound == last.first + last.step * last.count:
+            found[-1] = Run(last.first, last.step, last.count + 1)
+        else:
+            found.append(Run(bound, 0, 1))
+    return found

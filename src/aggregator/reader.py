@@ -1,0 +1,41 @@
+"""Answers questions: runs a query's statements on the store and hands the rows back to the query."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aggregator.errors import NotFoundError
+from aggregator.query import Audience, UsageAnswer, UsageQuery, concurrency_statement, usage_answer, usage_statement
+from aggregator.request_log import (
+    RequestsAnswer,
+    RequestsQuery,
+    record,
+    request_statement,
+    requests_answer,
+    requests_statement,
+)
+from aggregator.store import Store
+
+
+class Reader:
+    """`complete_until` gives the moment (UTC microseconds) up to which nothing is on its way to the store any more."""
+
+    def __init__(self, store: Store, complete_until: Callable[[], int]) -> None:
+        self._store = store
+        self._complete_until = complete_until
+
+    def usage(self, query: UsageQuery) -> UsageAnswer:
+        complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
+        statement, concurrency = usage_statement(query), concurrency_statement(query)
+        rows = self._store.select(statement) if statement else []
+        peaks = self._store.select(concurrency) if concurrency else []
+        return usage_answer(query, rows, peaks, complete_until_us)
+
+    def requests(self, query: RequestsQuery) -> RequestsAnswer:
+        return requests_answer(query, self._store.select(requests_statement(query)))
+
+    def request(self, id: str, audience: Audience) -> dict[str, Any]:
+        """One call by its event id or request id. Raises NotFoundError."""
+        rows = self._store.select(request_statement(id, audience))
+        if not rows:
+            raise NotFoundError(f"there is no request '{id}' here")
+        return record(rows[0])

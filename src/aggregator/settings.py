@@ -1,0 +1,146 @@
+"""The service's settings: read from `AGGREGATOR_*` when constructed, never at import.
+
+Each field carries one sentence of help; the README's table, `usage-meter config` and the error messages are made
+from it. A secret is never part of a repr or of `config`'s output.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from aggregator.errors import SettingsError
+
+PREFIX = "AGGREGATOR_"
+STORE_SCHEMES = ("chdb", "clickhouse", "http", "https")
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+EMBEDDED = "embedded"
+
+
+def _setting(default: Any, help: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"help": help, "secret": secret})
+
+
+def _default_store_url() -> str:
+    return f"chdb://{Path.cwd() / 'usage-data'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where the service listens, reads and stores."""
+
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "Redis or Valkey that the apps write to: `redis://`, `rediss://`, `unix://`, "
+        "or `embedded` to start one beside the store.",
+    )
+    store_url: str = field(
+        default_factory=_default_store_url,
+        metadata={
+            "help": "`chdb:///directory` (embedded, one process), or a ClickHouse server: "
+            "`http(s)://user:password@host:8123/database`, `clickhouse://…`. Default: `./usage-data`.",
+            "secret": False,
+        },
+    )
+    secret: str = _setting(
+        "",
+        "Signs the tokens (at least 32 characters). Without it the service answers only on loopback, as operator.",
+        secret=True,
+    )
+    host: str = _setting("127.0.0.1", "Address to listen on; other than loopback only with a secret.")
+    port: int = _setting(8080, "Port to listen on.")
+
+    def __post_init__(self) -> None:
+        _check_url(
+            "store_url", self.store_url, STORE_SCHEMES, "chdb:///directory or http://user:password@host:8123/database"
+        )
+        if self.redis_url != EMBEDDED:
+            _check_url(
+                "redis_url", self.redis_url, REDIS_SCHEMES, "redis://host:6379/0, rediss://…, unix:///path or embedded"
+            )
+        if self.secret and len(self.secret) < 32:
+            raise SettingsError(
+                f"{PREFIX}SECRET has {len(self.secret)} characters: must be at least 32, chosen at random"
+            )
+        if not 0 <= self.port <= 65_535:
+            raise SettingsError(f"{PREFIX}PORT is {self.port}: must be 0 (any free one) to 65535")
+        if not self.secret and not is_loopback(self.host):
+            raise SettingsError(
+                f"{PREFIX}HOST is {self.host}, and {PREFIX}SECRET is not set: without a secret everybody who reaches "
+                "the service is an operator, so it listens on 127.0.0.1 only; set a secret of at least 32 characters"
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> "Settings":
+        """From the environment; an override that is not None wins. Raises SettingsError that names the variable."""
+        return cls(**{name: value for name, (value, _) in explained(environ, **overrides).items() if value is not None})
+
+    @property
+    def directory(self) -> Path:
+        """Where everything embedded keeps its files: the chDB store's, else `./usage-data`."""
+        if self.is_embedded_store:
+            return Path(urlsplit(self.store_url).path)
+        return Path.cwd() / "usage-data"
+
+    @property
+    def is_embedded_store(self) -> bool:
+        return urlsplit(self.store_url).scheme == "chdb"
+
+
+def explained(environ: Mapping[str, str], **overrides: Any) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and where it came from: `option`, `environment` or `default` (its value then is None)."""
+    found: dict[str, tuple[Any, str]] = {}
+    for one in fields(Settings):
+        variable = PREFIX + one.name.upper()
+        if overrides.get(one.name) is not None:
+            found[one.name] = (overrides[one.name], "option")
+        elif environ.get(variable, "") != "":
+            found[one.name] = (_parsed(variable, environ[variable], one.type), "environment")
+        else:
+            found[one.name] = (None, "default")
+    return found
+
+
+def _parsed(variable: str, text: str, type: Any) -> Any:
+    if type is not int:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{variable} is '{text}': must be a whole number") from None
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_url(name: str, url: str, schemes: tuple[str, ...], right: str) -> None:
+    try:
+        parts = urlsplit(url)
+        missing = parts.scheme not in schemes or not (
+            parts.netloc if parts.scheme not in ("chdb", "unix") else parts.path.strip("/")
+        )
+        _ = parts.port
+    except ValueError:
+        missing = True
+    if missing or (parts.scheme == "chdb" and parts.netloc):
+        raise SettingsError(f"{PREFIX}{name.upper()} is '{without_password(url)}': must look like {right}")
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown or logged."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    except ValueError:
+        return "(not a URL)"

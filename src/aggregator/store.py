@@ -1,0 +1,165 @@
+"""The store: the one place that speaks ClickHouse, embedded (chDB) or a server, by the same client and SQL.
+
+An insert that returned is stored: a kill right after loses nothing. An embedded store belongs to one process; a lock
+file says which, because the engine's own refusal does not. A client answers one call at a time, and a call on a busy
+one silently returns nothing, so callers borrow clients from a pool; its size bounds how many questions run at once.
+"""
+
+import fcntl
+import os
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from aggregator.errors import RejectedError, StoreError
+from aggregator.query import Statement
+from aggregator.settings import without_password
+from usage_meter.event import UsageEvent, encode
+
+CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
+
+_SETTINGS = {
+    "do_not_merge_across_partitions_select_final": 1,  # all versions of an event lie in one partition (schema.sql)
+    "max_partitions_per_insert_block": 0,  # an import may span years
+    "use_skip_indexes_if_final_exact_mode": 1,  # an index must not revive the row that a correction replaced
+    "async_insert": 0,  # an insert that returned must be stored
+}
+# Codes with which the engine refuses the rows themselves: they would be refused again. Everything else (a full disk,
+# no memory, no connection) may pass, and then the same rows are stored.
+_DATA_ERRORS = {6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 407}
+_ARRAY_HEADER_BYTES = 3  # msgpack's array16 header of an event: the row format wants the fields alone
+
+
+class Store:
+    """Opens the store and brings its schema up; a context manager. Raises StoreError with what would be right."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = _lock(Path(urlsplit(url).path)) if urlsplit(url).scheme == "chdb" else None
+        self._clients: queue.LifoQueue[Client] = queue.LifoQueue()
+        try:
+            for _ in range(CLIENTS):
+                self._clients.put(_connect(url))
+            self._create_tables()
+        except (ClickHouseError, OSError, ImportError) as error:
+            self.close()
+            raise StoreError(f"cannot open the store {without_password(url)}: {_first_line(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while not self._clients.empty():
+            self._clients.get_nowait().close()
+        if self._lock:
+            self._lock.close()
+
+    def insert(self, events: Sequence[UsageEvent]) -> None:
+        """Store the events; when it returns they are safe. The same event again changes nothing."""
+        if not events:
+            return
+        rows = b"".join([encode(event)[_ARRAY_HEADER_BYTES:] for event in events])
+        with self._client() as client:
+            try:
+                client.raw_insert("events", _EVENT_COLUMNS, rows, settings=_SETTINGS, fmt="MsgPack")
+            except ClickHouseError as error:
+                if getattr(error, "code", None) in _DATA_ERRORS:
+                    raise RejectedError(_first_line(error)) from error
+                raise
+
+    def select(self, statement: Statement) -> list[Sequence[Any]]:
+        with self._client() as client:
+            return list(client.query(statement.sql, parameters=statement.parameters, settings=_SETTINGS).result_rows)
+
+    def stream(self, statement: Statement, format: str, settings: dict[str, object]) -> Iterator[bytes]:
+        """The answer in one of the engine's own formats, in pieces; a failure in the middle raises in the middle."""
+        with (
+            self._client() as client,
+            client.raw_stream(
+                statement.sql, parameters=statement.parameters, settings=_SETTINGS | settings, fmt=format
+            ) as body,
+        ):
+            while piece := body.read(1 << 18):
+                yield piece
+
+    def ping(self) -> None:
+        self.select(Statement("SELECT 1", {}))
+
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        client = self._clients.get()
+        try:
+            yield client
+        except ClickHouseError as error:
+            raise StoreError(_first_line(error)) from error
+        finally:
+            self._clients.put(client)
+
+    def _create_tables(self) -> None:
+        schema = resources.files("aggregator").joinpath("schema.sql").read_text()
+        with self._client() as client:
+            for statement in schema.split("\n;\n"):
+                client.command(statement)
+
+
+_EVENT_COLUMNS = [
+    {"credits_micro": "credits", "started_us": "started"}.get(name, name) for name in UsageEvent.__struct_fields__
+]
+"""The columns in the order of the event's fields: Decimal(18, 6) takes micro-credits, DateTime64(6) microseconds."""
+
+
+def _connect(url: str) -> Client:
+    parts = urlsplit(url)
+    if parts.scheme == "chdb":
+        return clickhouse_connect.get_client(interface="chdb", path=str(Path(parts.path) / "chdb"))
+    secure = parts.scheme == "https"
+    return clickhouse_connect.get_client(
+        interface="https" if secure else "http",
+        host=parts.hostname or "localhost",
+        port=parts.port or (8443 if secure else 8123),
+        username=unquote(parts.username or "default"),
+        password=unquote(parts.password or ""),
+        database=parts.path.strip("/") or "default",
+        autogenerate_session_id=False,
+    )
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Hold the directory for this process. The lock dies with its holder, however that dies."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("a+")
+    except OSError as error:
+        raise StoreError(f"cannot use the directory {directory} for the store: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise StoreError(
+            f"the store in {directory} is in use by {holder}: an embedded store belongs to one process; stop that one, "
+            "or give this one another directory (AGGREGATOR_STORE_URL=chdb:///directory) or a ClickHouse server"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()}")
+    file.flush()
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
