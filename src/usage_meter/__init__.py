@@ -1,5 +1,6 @@
 """Metering for any ASGI or WSGI app: records every call once, never gets in the way. See the README."""
 
 from usage_meter.event import UsageEvent
+from usage_meter.meter import Meter
 
-__all__ = ["UsageEvent"]
+__all__ = ["Meter", "UsageEvent"]

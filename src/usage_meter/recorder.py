@@ -1,0 +1,151 @@
+"""Where every finished call goes: `record()` keeps the event and returns; a background thread does the rest.
+
+Nothing here raises into the app or waits for the network. The first record in a process opens that process's outbox
+(journal and thread); a forked child opens its own in the same way.
+"""
+
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from usage_meter.event import UsageEvent
+from usage_meter.failures import Failures
+from usage_meter.outbox import Outbox
+from usage_meter.settings import MeterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Of this process since it started. Counts are events, except where the name says otherwise."""
+
+    recorded: int = 0
+    sent: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    queued_bytes: int = 0
+    send_errors: int = 0
+    in_flight: int = 0
+    resent: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+class Recorder:
+    """Thread-safe, usable before and after a fork. After `close` the next record opens it again."""
+
+    def __init__(self, settings: MeterSettings) -> None:
+        self._settings = settings
+        self._outbox: Outbox | None = None
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_Renewal(self))
+
+    def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool:
+        """Keep an event; false when it was dropped (and counted). Its fields are of the contract's types and ranges.
+
+        A corrected event (a version above 1) changes the live tallies only when `replaces` is what it corrects.
+        """
+        try:
+            outbox = self._opened()
+            try:
+                return outbox.record(event, replaces)
+            except UnicodeEncodeError:  # a lone surrogate, such as an undecodable byte of a path
+                return outbox.record(_mended(event), replaces)
+        except Exception as error:  # the guarded step: nothing of ours reaches the app
+            self.failed("record", error)
+            self.count_dropped("unencodable")
+            return False
+
+    def enter(self, workspace: str, api_key: str) -> None:
+        """A call of this caller is in flight until `leave`."""
+        self._opened().inflight.enter(workspace, api_key)
+
+    def leave(self, workspace: str, api_key: str) -> None:
+        self._opened().inflight.leave(workspace, api_key)
+
+    def failed(self, kind: str, error: BaseException) -> None:
+        """Something of ours went wrong: counted, and logged the first time that it is of this kind."""
+        self._failures.add(kind, error)
+
+    def count_dropped(self, reason: str) -> None:
+        with self._lock:
+            self._dropped[reason] += 1
+
+    @property
+    def instance(self) -> str:
+        """The name of this process in Redis and on its events."""
+        return self._opened().instance
+
+    def statistics(self) -> Statistics:
+        outbox = self._outbox
+        with self._lock:
+            dropped = Counter(self._dropped)
+        if outbox is None or outbox.pid != os.getpid():
+            return Statistics(dropped=dict(dropped), failures=self._failures.counts())
+        return Statistics(
+            recorded=outbox.recorded,
+            sent=outbox.sender.sent,
+            dropped=dict(dropped + outbox.dropped()),
+            queued_bytes=outbox.journal.queued_bytes(),
+            send_errors=outbox.sender.errors,
+            in_flight=outbox.inflight.total(),
+            failures=self._failures.counts(),
+        )
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Send what is left, for at most `timeout` seconds. True when Redis has everything."""
+        outbox = self._outbox
+        if outbox is None or outbox.pid != os.getpid():
+            return True
+        drained = outbox.sender.finish(timeout)
+        self._outbox = None
+        return drained
+
+    def _opened(self) -> Outbox:
+        outbox = self._outbox
+        if outbox is None or outbox.pid != os.getpid():
+            with self._lock:
+                outbox = self._outbox
+                if outbox is None or outbox.pid != os.getpid():
+                    outbox = Outbox(self._settings, self._failures)
+                    outbox.sender.start()
+                    self._outbox = outbox
+        return outbox
+
+    def _renew(self) -> None:
+        """A process's beginning: nothing of a parent's is shared, neither its locks nor its counts."""
+        self._lock = threading.Lock()
+        self._outbox = None
+        self._failures = Failures()
+        self._dropped: Counter[str] = Counter()
+
+
+class _Renewal:
+    """What runs in a forked child; holds the recorder weakly, because such a hook is never unregistered."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = weakref.ref(recorder)
+
+    def __call__(self) -> None:
+        if recorder := self._recorder():
+            recorder._renew()
+
+
+def _mended(event: UsageEvent) -> UsageEvent:
+    """The event with what UTF-8 cannot carry replaced by `?`."""
+    changes = {name: _mended_value(value) for name, value in msgspec.structs.asdict(event).items()}
+    return UsageEvent(**changes)
+
+
+def _mended_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, tuple | list):
+        return tuple(_mended_value(item) for item in value)
+    if isinstance(value, dict):
+        return {_mended_value(key): _mended_value(item) for key, item in value.items()}
+    return value
