@@ -52,6 +52,11 @@ class Backlog:
         self._complete_until_us = now_us if oldest is None else min(now_us, oldest)
         return self._complete_until_us
 
+    def age_seconds(self) -> float:
+        """Since when the oldest entry waits; 0 when nothing does."""
+        oldest = self.oldest_us()
+        return 0.0 if oldest is None else max(0.0, self._now() - oldest / 1_000_000)
+
     def entries(self) -> int:
         return sum(int(self._redis.xlen(keys.events(shard))) for shard in self.shards())
 

@@ -87,18 +87,21 @@ class Consumer:
         *,
         name: str,
         exclusive: bool = False,
-        stored: Callable[[Sequence[UsageEvent]], None] = lambda events: None,
     ) -> None:
         self._redis = client
         self._store = store
         self._backlog = backlog
         self._name = name
         self._exclusive = exclusive
-        self._stored = stored
+        self._observers: list[Callable[[Sequence[UsageEvent]], None]] = []
         self._groups: set[int] = set()
         self._pending: set[int] = set()
         self._claimed_at = float("-inf")
         self.statistics = ConsumerStatistics()
+
+    def on_stored(self, observe: Callable[[Sequence[UsageEvent]], None]) -> None:
+        """Have `observe` called with the events of each batch once they are stored and acknowledged."""
+        self._observers.append(observe)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; finishes the batch in hand. No error ends it."""
@@ -213,7 +216,8 @@ class Consumer:
         self.statistics.dead += len(batch.dead)
         for _, reason in batch.dead:
             logger.error("dead-lettered an entry of %s: %s", keys.events(batch.shard), reason)
-        self._stored(stored)
+        for observe in self._observers:
+            observe(stored)
 
     def _failed(self, error: Exception, failures: int) -> float:
         """Counts and says it, once per row of failures; returns the seconds to wait."""

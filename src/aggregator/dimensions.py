@@ -28,8 +28,8 @@ Parameters = dict[str, object]
 class Binder:
     """Collects the values of one statement; each gets a name of its own that the SQL text refers to."""
 
-    def __init__(self) -> None:
-        self.parameters: Parameters = {}
+    def __init__(self, parameters: Parameters | None = None) -> None:
+        self.parameters: Parameters = dict(parameters or {})
 
     def __call__(self, value: object, type: str) -> str:
         name = f"p{len(self.parameters)}"

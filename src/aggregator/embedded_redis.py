@@ -54,9 +54,8 @@ class EmbeddedRedis:
 
     def stop(self) -> None:
         """Ends the server in order, its file written."""
-        with self._client() as client:
-            with contextlib.suppress(redis.RedisError):  # it has gone already
-                client.shutdown(nosave=True)  # no snapshot: the append-only file is what stays
+        with self._client() as client, contextlib.suppress(redis.RedisError):  # it has gone already
+            client.shutdown(nosave=True)  # no snapshot: the append-only file is what stays
         if self._process:
             try:
                 self._process.wait(START_SECONDS)

@@ -23,6 +23,10 @@ class StoreError(AggregatorError):
     """The store cannot be opened, or refused a statement."""
 
 
+class BusyError(StoreError):
+    """Too much is going on at once; later it will work."""
+
+
 class RejectedError(StoreError):
     """The store refuses these rows for what they hold: trying again is no use."""
 

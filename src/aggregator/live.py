@@ -36,3 +36,9 @@ class Live:
                 for field, count in fields.items():
                     counts[keys.inflight_caller(field)] += int(count)
         return counts
+
+    def in_flight_by_workspace(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for (workspace, _), count in self.in_flight().items():
+            counts[workspace] += count
+        return counts

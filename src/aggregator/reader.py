@@ -1,6 +1,6 @@
 """Answers questions: runs a query's statements on the store and hands the rows back to the query."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aggregator.errors import NotFoundError
@@ -8,6 +8,7 @@ from aggregator.query import Audience, UsageAnswer, UsageQuery, concurrency_stat
 from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
+    every_request_statement,
     record,
     request_statement,
     requests_answer,
@@ -32,6 +33,11 @@ class Reader:
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
         return requests_answer(query, self._store.select(requests_statement(query)))
+
+    def every_request(self, query: RequestsQuery) -> Iterator[dict[str, Any]]:
+        """All calls of the question, without a cap and in flat memory; a failure raises in the middle."""
+        for row in self._store.rows(every_request_statement(query)):
+            yield record(row, query.zone)
 
     def request(self, id: str, audience: Audience) -> dict[str, Any]:
         """One call by its event id or request id. Raises NotFoundError."""

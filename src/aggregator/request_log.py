@@ -85,14 +85,18 @@ class RequestsAnswer:
 
 def requests_statement(query: RequestsQuery) -> Statement:
     """Rows of FIELDS; one more than the limit, which tells whether there is a next page."""
+    statement = every_request_statement(query)
+    bind = Binder(statement.parameters)
+    return Statement(f"{statement.sql} LIMIT {bind(query.limit + 1, 'UInt32')}", bind.parameters)
+
+
+def every_request_statement(query: RequestsQuery) -> Statement:
+    """Rows of FIELDS without a limit: the CSV's."""
     bind = Binder()
     where = query.where(bind)
     direction = "DESC" if query.descending else "ASC"
     order = f"started {direction}, id {direction}, workspace"
-    limit = bind(query.limit + 1, "UInt32")
-    return Statement(
-        f"SELECT {', '.join(FIELDS)} FROM events FINAL WHERE {where} ORDER BY {order} LIMIT {limit}", bind.parameters
-    )
+    return Statement(f"SELECT {', '.join(FIELDS)} FROM events FINAL WHERE {where} ORDER BY {order}", bind.parameters)
 
 
 def request_statement(id: str, audience: Audience) -> Statement:

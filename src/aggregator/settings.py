@@ -103,6 +103,14 @@ def explained(environ: Mapping[str, str], **overrides: Any) -> dict[str, tuple[A
     return found
 
 
+def displayed(settings: Settings, name: str) -> str:
+    """A setting's value as it may be printed: secrets only as set or not, URLs without their password."""
+    value = getattr(settings, name)
+    if Settings.__dataclass_fields__[name].metadata["secret"]:
+        return "(set)" if value else "(not set)"
+    return without_password(value) if name.endswith("_url") else str(value)
+
+
 def _parsed(variable: str, text: str, type: Any) -> Any:
     if type is not int:
         return text

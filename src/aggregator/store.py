@@ -8,8 +8,9 @@ one silently returns nothing, so callers borrow clients from a pool; its size bo
 import fcntl
 import os
 import queue
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -19,12 +20,14 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from aggregator.errors import RejectedError, StoreError
+from aggregator.errors import BusyError, RejectedError, StoreError
 from aggregator.query import Statement
 from aggregator.settings import without_password
 from usage_meter.event import UsageEvent, encode
 
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
+
+STREAMS = 8  # exports at once: each holds a client and a block of rows for as long as its reader takes
 
 _SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,  # all versions of an event lie in one partition (schema.sql)
@@ -44,6 +47,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._url = url
         self._lock = _lock(Path(urlsplit(url).path)) if urlsplit(url).scheme == "chdb" else None
+        self._streams = threading.BoundedSemaphore(STREAMS)
         self._clients: queue.LifoQueue[Client] = queue.LifoQueue()
         try:
             for _ in range(CLIENTS):
@@ -85,16 +89,25 @@ class Store:
         with self._client() as client:
             return list(client.query(statement.sql, parameters=statement.parameters, settings=_SETTINGS).result_rows)
 
-    def stream(self, statement: Statement, format: str, settings: dict[str, object]) -> Iterator[bytes]:
-        """The answer in one of the engine's own formats, in pieces; a failure in the middle raises in the middle."""
-        with (
-            self._client() as client,
-            client.raw_stream(
-                statement.sql, parameters=statement.parameters, settings=_SETTINGS | settings, fmt=format
-            ) as body,
-        ):
-            while piece := body.read(1 << 18):
-                yield piece
+    def rows(self, statement: Statement) -> Iterator[Sequence[Any]]:
+        """Row by row in flat memory, on a client of its own, so that a slow reader keeps nobody else waiting.
+
+        Raises StoreError, in the middle too; and when STREAMS are open already.
+        """
+        if not self._streams.acquire(blocking=False):
+            raise BusyError(f"{STREAMS} exports are running: try again when one has ended")
+        try:
+            with closing(_connect(self._url)) as client:
+                found = client.query_row_block_stream(
+                    statement.sql, parameters=statement.parameters, settings=_SETTINGS
+                )
+                with found as blocks:
+                    for block in blocks:
+                        yield from block
+        except ClickHouseError as error:
+            raise StoreError(_first_line(error)) from error
+        finally:
+            self._streams.release()
 
     def ping(self) -> None:
         self.select(Statement("SELECT 1", {}))

@@ -51,6 +51,10 @@ class Principal:
             raise ForbiddenError("a member's token sees the own account only; scope=workspace needs an admin's")
         return Audience(self.workspace, self.user if scope == "account" else None)
 
+    def widest_audience(self) -> Audience:
+        """All that this principal may see at all: for one call by its id. Raises ForbiddenError."""
+        return self.audience("workspace" if self.role == "admin" else "account")
+
     def may_ingest(self) -> bool:
         return self.role in ("ingest", "operator")
 

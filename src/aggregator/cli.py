@@ -1,0 +1,176 @@
+"""The commands. Each reads the settings, builds its objects through `app.py` and prints for people.
+
+A mistake of the user's ends with one sentence that says what would be right and exit code 2, never with a traceback.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from aggregator import demo as demonstration
+from aggregator.app import Service, check_redis
+from aggregator.errors import AggregatorError, SettingsError
+from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
+from aggregator.tokens import ROLES, Principal, Tokens
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Exact usage analytics for any API.",
+)
+console = Console(highlight=False)
+
+STOP_SECONDS = 5  # for open responses, live streams above all, when the service ends
+
+
+class RoleOption(StrEnum):
+    all = "all"
+    consumer = "consumer"
+    api = "api"
+
+
+RedisUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_REDIS_URL.")]
+StoreUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_STORE_URL.")]
+Host = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_HOST.")]
+Port = Annotated[int | None, typer.Option(help="Instead of AGGREGATOR_PORT; 0 takes any free one.")]
+
+
+@app.command()
+def serve(
+    role: Annotated[
+        RoleOption, typer.Option(help="Run everything, only the consumer, or only the API.")
+    ] = RoleOption.all,
+    host: Host = None,
+    port: Port = None,
+    redis_url: RedisUrl = None,
+    store_url: StoreUrl = None,
+) -> None:
+    """Run the service: take events out of Redis, store them, answer questions."""
+    with _friendly():
+        settings = Settings.from_env(os.environ, host=host, port=port, redis_url=redis_url, store_url=store_url)
+        if settings.redis_url != EMBEDDED:
+            check_redis(settings.redis_url)
+        with listening(settings) as listener, Service(settings, role.value) as service:
+            announce(service, listener)
+            run(service, listener)
+
+
+@app.command()
+def demo(port: Port = None, store_url: StoreUrl = None) -> None:
+    """Everything at once, embedded: the service, an example API, sixty days of history and live traffic."""
+    with _friendly():
+        settings = Settings.from_env(os.environ, port=port, store_url=store_url, redis_url=EMBEDDED, host="127.0.0.1")
+        with listening(settings) as listener, Service(settings) as service:
+            announce(service, listener)
+            with demonstration.Demo(service, console) as running:
+                running.introduce(address(listener))
+                run(service, listener)
+
+
+@app.command()
+def config() -> None:
+    """Print every setting, its value and where it came from."""
+    with _friendly():
+        settings = Settings.from_env(os.environ)
+        table = Table("setting", "value", "from", box=None, pad_edge=False)
+        for name, (_, origin) in explained(os.environ).items():
+            table.add_row(PREFIX + name.upper(), displayed(settings, name), origin)
+        console.print(table, soft_wrap=True)
+
+
+@app.command()
+def token(
+    workspace: Annotated[str, typer.Option(help="Whose calls it shows.")] = "",
+    user: Annotated[str, typer.Option(help="Whose account it is.")] = "",
+    role: Annotated[str, typer.Option(help=f"One of {', '.join(ROLES)}.")] = "member",
+    days: Annotated[float, typer.Option(help="How long it is valid.")] = 30,
+) -> None:
+    """Print a token and nothing else."""
+    with _friendly():
+        settings = Settings.from_env(os.environ)
+        if not settings.secret:
+            raise SettingsError(f"{PREFIX}SECRET is not set: tokens are signed with it, so set the service's own")
+        print(Tokens(settings.secret).make(_principal(role, workspace, user), days))
+
+
+def _principal(role: str, workspace: str, user: str) -> Principal:
+    for known in ROLES:
+        if role == known:
+            break
+    else:
+        raise SettingsError(f"--role is '{role}': must be one of {', '.join(ROLES)}")
+    if known != "operator" and not workspace:
+        raise SettingsError(f"--workspace is missing: a {known}'s token names one")
+    if known == "member" and not user:
+        raise SettingsError("--user is missing: a member's token names one")
+    return Principal(known, workspace, user)
+
+
+def address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def announce(service: Service, listener: socket.socket) -> None:
+    """The page's address, the store's URL and the Redis URL, one a line: for people, and for scripts to read."""
+    for name, value in (
+        ("page", address(listener)),
+        ("store", service.shown_store_url),
+        ("redis", service.shown_redis_url),
+    ):
+        print(f"{name}\t{value}", flush=True)
+    if not service.settings.secret:
+        print("access\tno AGGREGATOR_SECRET: answering on loopback only, everybody there is an operator", flush=True)
+
+
+@contextmanager
+def listening(settings: Settings) -> Iterator[socket.socket]:
+    """The address is taken first: a port in use must be said before a store is opened."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {settings.host} port {settings.port} ({error.strerror}): "
+                f"set {PREFIX}PORT or --port to another, or 0 for any free one"
+            ) from error
+        yield listener
+
+
+def run(service: Service, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; the caller's context managers then end everything in order."""
+    configuration = uvicorn.Config(
+        service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=STOP_SECONDS, lifespan="off"
+    )
+    # uvicorn raises the signal again once it has stopped: then it must unwind us, not end the process on the spot.
+    signal.signal(signal.SIGTERM, _unwind)
+    uvicorn.Server(configuration).run(sockets=[listener])
+
+
+def _unwind(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+@contextmanager
+def _friendly() -> Iterator[None]:
+    try:
+        yield
+    except AggregatorError as error:
+        print(f"usage-meter: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None

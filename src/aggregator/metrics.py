@@ -1,0 +1,109 @@
+"""The service's Prometheus metrics: the only file that makes any, on a registry of its own.
+
+The counters of calls count events as they are stored, so a redelivery after a crash counts again and a correction
+does not: they are for rates and alerts. The exact numbers are those of `/v1/usage`. What waits in Redis and what is
+in flight is asked when somebody scrapes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import redis
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from aggregator.backlog import Backlog
+from aggregator.consumer import ConsumerStatistics
+from aggregator.live import Live
+from usage_meter.event import MICRO, UsageEvent
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Seconds: from a cache hit to a long generation; a factor of two to two and a half apart, so that a quantile read
+# from them is off by less than that.
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """`calls_stored` is the consumer's hook; `render` is the body of `GET /metrics`."""
+
+    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "usage_meter_requests",
+            "Calls stored, by workspace, product and outcome.",
+            ("workspace", "product", "outcome"),
+            registry=self._registry,
+        )
+        self._credits = Counter(
+            "usage_meter_credits", "Credits of the calls stored.", ("workspace", "product"), registry=self._registry
+        )
+        self._latency = Histogram(
+            "usage_meter_latency_seconds",
+            "Duration of the calls stored, to the last byte.",
+            ("product",),
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(_Pipeline(backlog, live, consumer))
+
+    def calls_stored(self, events: Sequence[UsageEvent]) -> None:
+        for event in events:
+            if event.kind != "request" or event.version > 1:
+                continue
+            self._requests.labels(event.workspace, event.product, event.outcome).inc()
+            self._latency.labels(event.product).observe(event.duration_us / 1_000_000)
+            if event.credits_micro > 0:
+                self._credits.labels(event.workspace, event.product).inc(event.credits_micro / MICRO)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _Pipeline(Collector):
+    """The way from Redis to the store, read at the moment of the scrape. Redis away is a metric, not an error."""
+
+    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics) -> None:
+        self._backlog = backlog
+        self._live = live
+        self._consumer = consumer
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry must not ask Redis when this is registered."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        statistics = self._consumer
+        yield _counter("usage_meter_events_stored", "Events that this process stored.", statistics.events)
+        yield _counter("usage_meter_entries_stored", "Stream entries that this process stored.", statistics.entries)
+        yield _counter("usage_meter_entries_dead", "Entries that this process dead-lettered.", statistics.dead)
+        errors = CounterMetricFamily("usage_meter_errors", "Failures of the consumer, by what failed.", labels=["kind"])
+        for kind in ("redis", "store"):
+            errors.add_metric([kind], statistics.errors.get(kind, 0))
+        yield errors
+        try:
+            found = list(self._from_redis())
+            yield _gauge("usage_meter_redis_up", "Whether Redis answered this scrape.", 1)
+            yield from found
+        except redis.RedisError:
+            yield _gauge("usage_meter_redis_up", "Whether Redis answered this scrape.", 0)
+
+    def _from_redis(self) -> Iterator[Metric]:
+        yield _gauge("usage_meter_backlog_entries", "Stream entries that wait to be stored.", self._backlog.entries())
+        yield _gauge(
+            "usage_meter_backlog_seconds", "Age of the oldest entry that waits; 0 if none.", self._backlog.age_seconds()
+        )
+        yield _gauge("usage_meter_dead_entries", "Entries in the dead-letter streams.", self._backlog.dead_entries())
+        yield _gauge("usage_meter_instances", "Processes that record now.", len(self._live.instances()))
+        in_flight = GaugeMetricFamily("usage_meter_in_flight", "Calls in flight, by workspace.", labels=["workspace"])
+        for workspace, count in self._live.in_flight_by_workspace().items():
+            in_flight.add_metric([workspace], count)
+        yield in_flight
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help, value=value)
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help, value=value)
