@@ -1,0 +1,350 @@
+"""The door for ASGI apps: Starlette, FastAPI, Litestar, Quart, Django, or none of them.
+
+    app.add_middleware(UsageMeterMiddleware, meter=meter)        # or: app = UsageMeterMiddleware(app, meter=meter)
+
+It looks at the messages that pass and changes none. A call is recorded before its last body bytes are handed to the
+server, so that whoever got an answer is counted, whatever happens to this process the moment after. The app's own
+exceptions pass untouched; none of ours reaches it.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from inspect import isawaitable
+from pathlib import Path
+from typing import Any
+
+from usage_meter.call import Call, Metered, current
+from usage_meter.caller import TEXT_LENGTH, Callers, Identify, clean, sent_key
+from usage_meter.event import Outcome, UsageEvent
+from usage_meter.route import route_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PROGRESS_SECONDS = 30.0  # how often an open WebSocket reports: soon enough to be seen, seldom enough to cost nothing
+SLOW_SEND_US = 10_000  # a last send that took longer has waited for the client: the duration is corrected by it
+CLIENT_CLOSED = 499  # of a call whose client left before a status was sent; nginx made the number customary
+SWITCHING_PROTOCOLS = 101
+
+NORMAL_CLOSE = frozenset({1000, 1001, 1005})  # done; going away; without a code
+SERVER_CLOSE = frozenset({1011, 1012, 1013, 1014})  # the server's own: error, restart, overload, bad gateway
+NO_CODE = 1005
+ABNORMAL_CLOSE = 1006  # the connection was gone before anybody had closed it
+
+REQUEST_HEADERS = frozenset({b"xi-api-key", b"x-api-key", b"authorization", b"x-request-id", b"traceparent"})
+"""All request headers that are ever looked at; names come in lower case from every server."""
+RESPONSE_HEADERS = frozenset(
+    form(name) for name in (b"request-id", b"x-request-id", b"content-length") for form in (bytes.lower, bytes.title)
+)
+"""And all of the response's, which an app may write as it likes."""
+
+
+class UsageMeterMiddleware:
+    """Records every HTTP request and WebSocket of `app` with `meter`; everything else passes through.
+
+    An open WebSocket reports every `progress_seconds`: the same event with a higher version.
+    """
+
+    def __init__(self, app: App, meter: Metered, progress_seconds: float = PROGRESS_SECONDS) -> None:
+        self.app = app
+        self.meter = meter
+        self.callers = Callers(meter.settings.key_secret, meter.settings.workspace)
+        self.progress_seconds = progress_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = self._call(scope, receive, send)
+        if call is None:
+            await self.app(scope, receive, send)
+            return
+        outer = current.get()  # comes back at the end: an app may call another one within its own task
+        current.set(call)
+        try:
+            if self.meter.identify is not None:
+                await call.ask(self.meter.identify)
+            call.enter()
+            await self.app(scope, call.receive, call.send)
+        except BaseException as error:
+            call.broke(error)
+            raise
+        else:
+            call.returned()
+        finally:
+            current.set(outer)
+
+    def _call(self, scope: Scope, receive: Receive, send: Send) -> "ASGICall | None":
+        try:
+            if scope["type"] == "http":
+                return HTTPCall(self, scope, receive, send)
+            if scope["type"] == "websocket":
+                return WebSocketCall(self, scope, receive, send)
+        except Exception as error:  # guarded: a scope that the specification does not know is still the app's to serve
+            self.meter.recorder.failed("asgi", error)
+        return None
+
+
+class ASGICall(Call, ABC):
+    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
+
+    __slots__ = ("_receive", "_send", "disconnected", "key", "scope")
+
+    def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send, method: str) -> None:
+        super().__init__(door.meter.recorder, door.callers, method, scope["path"])
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.disconnected = False
+        headers: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in REQUEST_HEADERS and name not in headers:  # of two, the frameworks take the first
+                headers[name] = value.decode("latin-1")
+        self.key = ""
+        if headers:
+            self.key = sent_key(headers.get(b"xi-api-key"), headers.get(b"x-api-key"), headers.get(b"authorization"))
+            self.trace(headers.get(b"x-request-id"), headers.get(b"traceparent"))
+        self.caller = door.callers.by_key(self.key)
+
+    async def ask(self, identify: Identify) -> None:
+        """Asks the app who calls. When it does not know (None), or fails, the key alone says it."""
+        try:
+            caller = identify(self.scope)
+            if isawaitable(caller):
+                caller = await caller
+            if caller is not None:
+                self.caller = self.callers.of(caller)
+        except Exception as error:  # guarded: `identify` is the app's own code
+            self.recorder.failed("identify", error)
+
+    def framework_route(self) -> str:
+        return route_of(self.scope)
+
+    async def receive(self) -> Message:
+        """The app's `receive`."""
+        message = await self._receive()
+        try:
+            self.received(message)
+        except Exception as error:  # guarded: a message that the specification does not know still passes
+            self.recorder.failed("asgi", error)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
+        finished = self.finished
+        try:
+            self.sending(message)
+        except Exception as error:  # guarded, as above
+            self.recorder.failed("asgi", error)
+        try:
+            await self._send(message)
+        except (OSError, asyncio.CancelledError):
+            self.lost(last=self.finished and not finished)
+            raise
+        if self.finished and not finished and self.elapsed_us() - self.duration_us > SLOW_SEND_US:
+            self.duration_us = self.elapsed_us()
+            self.record()
+
+    @abstractmethod
+    def received(self, message: Message) -> None:
+        """Notes what the server or the client says."""
+
+    @abstractmethod
+    def sending(self, message: Message) -> None:
+        """Notes what the app is about to say."""
+
+    def lost(self, last: bool) -> None:
+        """A send failed: the client is gone. The last one had been recorded in good faith, which is corrected."""
+        if last:
+            self.outcome = "disconnected"
+            self.record()
+        elif not self.finished:
+            self.disconnected = True
+
+    def broke(self, error: BaseException) -> None:
+        """The app raised, or was cancelled."""
+        name = type(error).__name__ if isinstance(error, Exception) else ""
+        if self.disconnected or not isinstance(error, Exception):
+            self.end("disconnected", CLIENT_CLOSED, name)
+        else:
+            self.end("exception", 500, name)  # the status that the server makes of it
+
+    def returned(self) -> None:
+        """The app is done. What it left open, the server answers with a 500 or cuts off."""
+        if self.disconnected:
+            self.end("disconnected", CLIENT_CLOSED)
+        else:
+            self.end("server_error", 500, "IncompleteResponse")
+
+    def end(self, outcome: Outcome, status: int, error: str = "") -> None:
+        """An end that the app has not told by itself; `status` and `error` stand in where none is known yet."""
+        if self.finished:
+            return
+        self.outcome = outcome
+        self.status = self.status or status
+        self.error = self.error or error
+        self.finish()
+
+
+class HTTPCall(ASGICall):
+    """One HTTP request."""
+
+    __slots__ = ("content_length",)
+
+    def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(door, scope, receive, send, scope["method"])
+        self.content_length = 0
+
+    def received(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.request":
+            self.request_bytes += len(message.get("body", b""))
+        elif kind == "http.disconnect" and not self.finished:
+            self.disconnected = True
+
+    def sending(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.body":
+            self._body(len(message.get("body", b"")), message.get("more_body", False))
+        elif kind == "http.response.start":
+            self.status = message["status"]
+            self._read_headers(message.get("headers", ()))
+        elif kind == "http.response.pathsend":  # the server sends a file by its path
+            self._body(self.content_length or Path(message["path"]).stat().st_size, False)
+        elif kind == "http.response.zerocopysend":  # the server sends from an open file
+            self._body(message.get("count") or self.content_length, message.get("more_body", False))
+
+    def _read_headers(self, headers: object) -> None:
+        if not isinstance(headers, (list, tuple)):
+            return  # an iterator may be read once, and that is the server's turn
+        for name, value in headers:
+            if name in RESPONSE_HEADERS:
+                text = value.decode("latin-1")
+                if name.lower() == b"content-length":
+                    self.content_length = int(text)
+                else:
+                    self.request_id = clean(text, TEXT_LENGTH)
+
+    def _body(self, size: int, more: bool) -> None:
+        if size and self.method != "HEAD":  # a server sends no body in answer to HEAD, whatever the app gives it
+            if self.ttfb_us is None:
+                self.ttfb_us = self.elapsed_us()
+            self.response_bytes += size
+        if not more:
+            if self.disconnected:
+                self.outcome = "disconnected"
+            self.finish()
+
+    def broke(self, error: BaseException) -> None:
+        if self.finished and self.status >= 500 and isinstance(error, Exception) and self.outcome is None:
+            # The app's outermost layer has answered for the exception, and lets it pass for the server to log.
+            self.outcome = "exception"
+            self.error = self.error or type(error).__name__
+            self.record()
+        super().broke(error)
+
+
+class WebSocketCall(ASGICall):
+    """One WebSocket, from its handshake to whoever closes it first; visible all the while by its progress reports."""
+
+    __slots__ = ("busy_depth", "messages_received", "messages_sent", "progress_seconds", "timer")
+
+    def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(door, scope, receive, send, "WEBSOCKET")
+        self.messages_received = self.messages_sent = 0
+        self.busy_depth = 0
+        self.progress_seconds = door.progress_seconds
+        self.timer: asyncio.TimerHandle | None = None
+        self._report_later()
+
+    def received(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.receive":
+            self.messages_received += 1
+            self.request_bytes += _size(message)
+        elif kind == "websocket.disconnect":
+            code = message.get("code", NO_CODE)
+            self._closed(code, "disconnected" if code == ABNORMAL_CLOSE else "ok")
+
+    def sending(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.send":
+            self.messages_sent += 1
+            self.response_bytes += _size(message)
+            if self.ttfb_us is None:
+                self.ttfb_us = self.elapsed_us()
+        elif kind == "websocket.accept":
+            self.status = SWITCHING_PROTOCOLS
+        elif kind == "websocket.close":
+            self._close_sent(message.get("code", 1000))
+        elif kind == "websocket.http.response.start":
+            self.status = message["status"]
+        elif kind == "websocket.http.response.body":
+            self.response_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                self.finish()
+
+    def _close_sent(self, code: int) -> None:
+        if not self.status:  # before it was accepted: the server refuses the handshake
+            self.status = 403
+            self._closed(code, "client_error")
+        elif code in NORMAL_CLOSE:
+            self._closed(code, "ok")
+        else:
+            self._closed(code, "server_error" if code in SERVER_CLOSE else "client_error")
+
+    def _closed(self, code: int, outcome: Outcome) -> None:
+        if not self.finished:
+            self.set({"close_code": str(code)})
+            self.end(self.outcome or outcome, CLIENT_CLOSED)
+
+    def returned(self) -> None:
+        if self.status == SWITCHING_PROTOCOLS and not self.disconnected:
+            self._close_sent(1000)  # what the server does for an app that leaves without a word
+        super().returned()
+
+    def finish(self) -> None:
+        if self.timer:
+            self.timer.cancel()
+        super().finish()
+
+    def event(self, version: int) -> UsageEvent:
+        self.quantities = {
+            **(self.quantities or {}),
+            "messages_received": self.messages_received,
+            "messages_sent": self.messages_sent,
+        }
+        return super().event(version)
+
+    def _report_later(self) -> None:
+        """The next progress report; an event loop that is not asyncio's gets none, and one event at the close."""
+        with suppress(RuntimeError):
+            self.timer = asyncio.get_running_loop().call_later(self.progress_seconds, self._report)
+
+    def _report(self) -> None:
+        if not self.finished:
+            self.duration_us = self.elapsed_us()
+            self.record()
+            self._report_later()
+
+    def busy(self) -> None:
+        """From the first time on, the socket counts only while it is busy."""
+        if not self.busy_depth and not self.in_flight and not self.finished:
+            self.enter()
+        self.busy_depth += 1
+
+    def idle(self) -> None:
+        self.busy_depth -= 1
+        if not self.busy_depth:
+            self.leave()
+
+
+def _size(message: Message) -> int:
+    """Bytes of a WebSocket message's payload."""
+    data = message.get("bytes")
+    if data is not None:
+        return len(data)
+    text = message.get("text") or ""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -1,0 +1,95 @@
+"""The route template of a call (`/v1/voices/{voice_id}`), from what the framework's router left behind.
+
+Nothing is matched a second time where the router says what it chose: Starlette and FastAPI put the route into the
+ASGI scope, Litestar the template. A mount puts its real path into `root_path`, so its parameters are turned back
+into their names, else each tenant's prefix would be a route of its own.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+UNMATCHED = "__unmatched__"
+"""The one route of all calls that the router found no route for."""
+
+Scope = Mapping[str, Any]
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that an ASGI app chose; "" for an app that has no router."""
+    template = scope.get("path_template")  # Litestar
+    if template is not None:
+        return str(template)
+    route = scope.get("route")
+    if route is None or "fastapi" in scope:
+        return _fastapi_route(scope, route)
+    return _within_mounts(scope, _own_template(route))
+
+
+def _own_template(route: Any) -> str | None:
+    """The template of a route by itself; None for a mount whose own router found nothing."""
+    if not hasattr(route, "routes"):
+        return getattr(route, "path_format", None)
+    # The last route chosen is a mount (or a host): an app without routes, such as static files, has answered itself.
+    return None if route.routes else "/{path}"
+
+
+def _fastapi_route(scope: Scope, route: Any) -> str:
+    """FastAPI keeps the template with all prefixes of `include_router` apart from the route, and names none for
+    a plain Starlette route (`/docs`, `/openapi.json`)."""
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    if context is not None and (route is None or context.original_route is route):
+        chosen = getattr(context, "starlette_route", None) or context
+        if route is not None or getattr(chosen, "endpoint", None) is scope.get("endpoint"):
+            return _within_mounts(scope, chosen.path_format)
+    if route is not None:
+        return _within_mounts(scope, _own_template(route))
+    if "endpoint" in scope:
+        return _route_by_endpoint(scope)
+    return UNMATCHED if "app" in scope or "router" in scope else ""
+
+
+def _route_by_endpoint(scope: Scope) -> str:
+    """Older Starlettes name only the endpoint: the one route that has it, else the first that the path fits."""
+    endpoint = scope["endpoint"]
+    fitting = list(_templates(getattr(scope.get("router"), "routes", ()), endpoint, ""))
+    if len(fitting) > 1:
+        path = scope["path"]
+        fitting = [(template, fits) for template, fits in fitting if fits.match(path)] or fitting
+    if fitting:
+        return fitting[0][0]
+    if "app_root_path" in scope:  # a mounted app: its own router found nothing, or it has none
+        return _within_mounts(scope, None if hasattr(endpoint, "routes") else "/{path}")
+    return UNMATCHED
+
+
+def _templates(routes: Iterable[Any], endpoint: Any, prefix: str) -> Iterable[tuple[str, Any]]:
+    for route in routes:
+        if getattr(route, "endpoint", None) is endpoint:
+            yield prefix + route.path_format, route.path_regex
+        elif inner := getattr(route, "routes", None):
+            yield from _templates(inner, endpoint, prefix + getattr(route, "path", ""))
+
+
+def _within_mounts(scope: Scope, template: str | None) -> str:
+    """The template behind its mounts' own templates."""
+    if template is None:
+        return UNMATCHED
+    if "app_root_path" not in scope:  # set by the first mount only
+        return template
+    outside, inside = scope["app_root_path"], scope["root_path"]
+    if not inside.startswith(outside):
+        return template
+    return _with_names(inside[len(outside) :], scope.get("path_params", {}), template) + template
+
+
+def _with_names(prefix: str, params: dict[str, Any], template: str) -> str:
+    """A mount's real path with its parameters' names in the place of their values (`/tenants/a` → `/tenants/{t}`)."""
+    segments = prefix.split("/")
+    for name, value in params.items():
+        if f"{{{name}}}" in template:  # the route's own parameter, not the mount's
+            continue
+        for position in range(len(segments) - 1, 0, -1):  # parameters stand behind the words that announce them
+            if segments[position] == str(value):
+                segments[position] = f"{{{name}}}"
+                break
+    return "/".join(segments)

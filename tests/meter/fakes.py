@@ -1,0 +1,78 @@
+"""A meter that keeps its events in a list, for tests of what the doors see; the real one has tests of its own."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from usage_meter.caller import Caller, Identify
+from usage_meter.event import UsageEvent
+from usage_meter.settings import MeterSettings
+
+
+class ListRecorder:
+    """Records into `events`, counts in flight by (workspace, api_key), and keeps each failure."""
+
+    instance = "test-instance"
+
+    def __init__(self) -> None:
+        self.events: list[UsageEvent] = []
+        self.replaced: list[UsageEvent | None] = []
+        self.in_flight: Counter[tuple[str, str]] = Counter()
+        self.peak: Counter[tuple[str, str]] = Counter()
+        self.failures: list[tuple[str, BaseException]] = []
+
+    def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool:
+        self.events.append(event)
+        self.replaced.append(replaces)
+        return True
+
+    def enter(self, workspace: str, api_key: str) -> None:
+        caller = (workspace, api_key)
+        self.in_flight[caller] += 1
+        self.peak[caller] = max(self.peak[caller], self.in_flight[caller])
+
+    def leave(self, workspace: str, api_key: str) -> None:
+        self.in_flight[(workspace, api_key)] -= 1
+
+    def failed(self, kind: str, error: BaseException) -> None:
+        self.failures.append((kind, error))
+
+
+class ListMeter:
+    """`events` as recorded; `event` is the only call's newest version."""
+
+    def __init__(self, identify: Identify | None = None, **settings: Any) -> None:
+        self.settings = MeterSettings(**{"key_secret": "secret", "workspace": "default", **settings})
+        self.identify = identify
+        self.recorder = ListRecorder()
+
+    @property
+    def events(self) -> list[UsageEvent]:
+        return self.recorder.events
+
+    @property
+    def event(self) -> UsageEvent:
+        newest = {event.id: event for event in self.events}
+        assert len(newest) == 1, f"{len(newest)} calls were recorded"
+        return next(iter(newest.values()))
+
+    def failures(self) -> list[str]:
+        return [kind for kind, _ in self.recorder.failures]
+
+    def idle(self) -> bool:
+        """Whether every call that entered has left."""
+        return not +self.recorder.in_flight and not -self.recorder.in_flight
+
+
+def known(caller: Caller | None) -> Callable[[Any], Caller | None]:
+    """An `identify` that gives this caller."""
+    return lambda scope: caller
+
+
+def known_later(caller: Caller | None) -> Callable[[Any], Awaitable[Caller | None]]:
+    """The same, asynchronous."""
+
+    async def identify(scope: Any) -> Caller | None:
+        return caller
+
+    return identify
