@@ -1,78 +1,333 @@
-"""The queue between `record()` and Redis: a chain of segments per shard, bounded, first in first out.
+"""The queue between `record()` and Redis: chains of segments, in files that survive the process, within a cap.
 
-`append` copies bytes and never waits. Beyond the cap the oldest segment goes, and its unsent events are counted.
+`append` copies bytes and never waits; the sending thread does everything that may take long: it prepares the next
+file, reads, marks, deletes. What Redis accepted stays for KEEP_SECONDS, because a Redis that comes back after a crash
+or a failover may have forgotten the last second. What other processes left when they died is found and sent as well.
+
+Beyond the cap the oldest segment goes, and its unsent events are counted by reason: `journal_full`, or `memory_full`
+while the disk cannot be written and segments are held in memory.
 """
 
+import logging
 import mmap
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
 
+from usage_meter.journal_directory import JournalDirectory, bytes_in, map_file
 from usage_meter.segment import MAX_EVENT_BYTES, SEGMENT_BYTES, Segment, Slice
 
-SLICE_EVENTS = 4000  # beyond some 2,000 events the deflated size per event no longer falls
-SLICE_BYTES = 1024 * 1024  # raw; keeps an entry far below every limit of Redis and of the reader
+logger = logging.getLogger("usage_meter")
+
+KEEP_SECONDS = 30.0  # an append-only file synced each second loses one or two; a failover takes some more to be seen
+MEMORY_BYTES = 64 * 1024 * 1024  # while there is no disk: what an app can spare, some 200,000 events
+DISK_AGAIN_SECONDS = 5.0  # between two attempts at a disk that failed
+FOUND = -1  # the chain of what dead processes left; the others are numbered by shard
+MAPPED_SEGMENTS = 4  # at the end of a chain; those before are unmapped, so that a long queue takes no memory
+
+
+class JournalClosedError(Exception):
+    """This journal was closed while somebody still held it; there is, or will be, a new one."""
 
 
 class Journal:
-    """Thread-safe: any thread appends, one thread reads and marks."""
+    """Thread-safe: any thread appends under the `lock` it was made with, the sending thread does all the rest."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._lock = threading.Lock()
-        self._segments: dict[int, deque[Segment]] = {}
-        self._most_segments = max(2, max_bytes // SEGMENT_BYTES)
+    def __init__(self, lock: threading.Lock, parent: Path | None, name: str, max_bytes: int) -> None:
+        """In `parent`, the directory that all processes with the same destination share; None for memory only."""
+        self._lock = lock
+        self._parent = parent
+        self._name = name
+        self._max_bytes = max_bytes
+        self._others_bytes = 0  # what other processes have on disk, as of the last look
+        self._chains: dict[int, deque[Segment]] = {}  # per shard; the last one is being written
+        self._found: deque[Segment] = deque()  # of dead processes
+        self._waiting: deque[Path] = deque()  # of dead processes, not yet looked into
+        self._servers: dict[int, str] = {}
+        self._directory: JournalDirectory | None = None
+        self._disk_lock = threading.Lock()  # around the making of files; taken inside the other one, never around it
+        self._disk_again = 0.0  # when to try a disk again that failed
+        self._disk_failed = False
+        self._spare: tuple[Path, mmap.mmap] | None = None
+        self._closed = False
+        self.grown = threading.Event()  # a segment was begun: there may be much to send
         self.dropped: Counter[str] = Counter()
 
+    # From any thread.
+
     def append(self, shard: int, encoded: bytes) -> bool:
-        """False when the event is too large to be kept (counted as dropped)."""
+        """The lock is held. False when the event is too large, which is counted. Raises JournalClosedError."""
+        chain = self._chains.get(shard)
+        if chain and not self._closed and chain[-1].append(encoded):
+            return True
+        if self._closed:
+            raise JournalClosedError
+        if len(encoded) > MAX_EVENT_BYTES:
+            self.dropped["oversized"] += 1
+            return False
+        return self._begin(shard).append(encoded)
+
+    def queued_bytes(self) -> int:
+        """What is still to be sent."""
         with self._lock:
-            chain = self._segments.get(shard)
-            if chain and chain[-1].append(encoded):
-                return True
-            if len(encoded) > MAX_EVENT_BYTES:
-                self.dropped["oversized"] += 1
-                return False
-            return self._grown(shard).append(encoded)
+            return sum(segment.queued_bytes() for segment in self._segments()) + len(self._waiting) * SEGMENT_BYTES
+
+    def _begin(self, shard: int) -> Segment:
+        """A new segment at the end of a shard's chain; without a system call where a file was prepared for it."""
+        segment = self._file_segment(shard) or self._memory_segment(shard)
+        chain = self._chains.setdefault(shard, deque())
+        chain.append(segment)
+        if len(chain) > MAPPED_SEGMENTS:
+            chain[-MAPPED_SEGMENTS - 1].unmap()
+        self.grown.set()
+        return segment
+
+    def _file_segment(self, shard: int) -> Segment | None:
+        if self._spare is None:
+            self._make_room()
+        file = self._spare or self._new_file()
+        self._spare = None
+        return Segment.new(shard, file[1], file[0], time.monotonic()) if file else None
+
+    def _memory_segment(self, shard: int) -> Segment:
+        held = sum(SEGMENT_BYTES for segment in self._segments() if segment.path is None)
+        if held >= min(MEMORY_BYTES, self._max_bytes):
+            self._drop_oldest("memory_full")
+        return Segment.new(shard, mmap.mmap(-1, SEGMENT_BYTES), None, time.monotonic())
+
+    def _new_file(self) -> tuple[Path, mmap.mmap] | None:
+        """A file for a segment; None while the disk will not have one, which is said once."""
+        if self._parent is None or time.monotonic() < self._disk_again:
+            return None
+        try:
+            with self._disk_lock:
+                return self._held_directory(self._parent).new_segment()
+        except OSError as error:
+            self._disk_again = time.monotonic() + DISK_AGAIN_SECONDS
+            if not self._disk_failed:
+                self._disk_failed = True
+                logger.warning("no journal on disk (%s): events wait in memory, and die with the process", error)
+            return None
+
+    def _held_directory(self, parent: Path) -> JournalDirectory:
+        """This process's own; made when it is first needed, and again when somebody deleted it."""
+        if self._directory is None or not self._directory.exists():
+            self._directory = JournalDirectory.create(parent, self._name)
+        return self._directory
+
+    def _make_room(self) -> None:
+        """Hold the cap on disk with one more segment. The lock is held."""
+        while self._disk_bytes() + SEGMENT_BYTES > self._max_bytes and self._drop_oldest("journal_full"):
+            pass
+
+    def _drop_oldest(self, reason: str) -> bool:
+        """Remove the oldest segment on disk (or in memory), and count what was not sent. False when there is none.
+
+        What was sent and is only kept goes first; what is being written never goes.
+        """
+        in_memory = reason == "memory_full"
+        if self._waiting and not in_memory:
+            self._take_in(_opened(self._waiting.popleft()))
+        oldest = [*(chain[0] for chain in self._chains.values() if len(chain) > 1), *self._found]
+        candidates = [segment for segment in oldest if (segment.path is None) == in_memory]
+        if not candidates:
+            return False
+        victim = min(candidates, key=lambda segment: (segment.unsent > 0, segment.born))
+        self.dropped[reason] += victim.unsent
+        self._remove(victim)
+        return True
+
+    def _remove(self, segment: Segment) -> None:
+        chain = self._found if segment in self._found else self._chains[segment.shard]
+        chain.remove(segment)
+        if segment.path is not None:
+            segment.path.unlink(missing_ok=True)
+        segment.unmap()
+
+    def _disk_bytes(self) -> int:
+        own = sum(1 for segment in self._segments() if segment.path) + len(self._waiting) + bool(self._spare)
+        return self._others_bytes + own * SEGMENT_BYTES
+
+    def _segments(self) -> Iterator[Segment]:
+        yield from self._found
+        for chain in self._chains.values():
+            yield from chain
+
+    # From the sending thread.
+
+    def prepare(self) -> None:
+        """Have the file of the next segment ready, so that no call waits for the disk."""
+        with self._lock:
+            if self._spare is not None or self._closed or not self._chains:
+                return
+            self._make_room()
+        spare = self._new_file()
+        with self._lock:
+            if not self._closed:
+                self._spare = spare
+            elif spare is not None:
+                spare[0].unlink(missing_ok=True)
 
     def shards(self) -> list[int]:
-        """The shards that have something to send."""
+        """All shards that this journal has something of."""
         with self._lock:
-            return [shard for shard, chain in self._segments.items() if any(segment.unsent for segment in chain)]
+            return sorted({segment.shard for segment in self._segments()})
 
-    def known_shards(self) -> list[int]:
+    def chains(self) -> list[int]:
+        """What can be sent from: shards, and FOUND for what dead processes left."""
         with self._lock:
-            return list(self._segments)
+            chains = [shard for shard, chain in self._chains.items() if any(segment.unsent for segment in chain)]
+            if self._waiting or any(segment.unsent for segment in self._found):
+                chains.append(FOUND)
+            return chains
 
-    def next_slice(self, shard: int) -> tuple[Segment, Slice] | None:
+    def is_behind(self) -> bool:
+        """Whether whole segments wait."""
         with self._lock:
-            for segment in self._segments.get(shard, ()):
-                if found := segment.next_slice(SLICE_EVENTS, SLICE_BYTES):
+            chains = self._chains.values()
+            return bool(self._waiting) or any(len(chain) > 1 and chain[-2].unsent for chain in chains)
+
+    def next_slice(self, chain: int) -> tuple[Segment, Slice] | None:
+        """What to send next from a chain."""
+        while segment := self._next_segment(chain):
+            if not segment.mapped and not self._map(segment):
+                continue
+            with self._lock:
+                if found := segment.next_slice():
                     return segment, found
         return None
 
-    def accepted(self, segment: Segment, taken: Slice, server: str) -> None:
-        """Redis has this slice: move the mark, and let go of a segment that is sent and full."""
+    def accept(self, segment: Segment, taken: Slice) -> int:
+        """Redis has this slice. How many of its events it was given for another time."""
         with self._lock:
-            segment.accepted(taken.last, server, time.time())
-            chain = self._segments[segment.shard]
-            if len(chain) > 1 and chain[0] is segment and not segment.unsent:
-                chain.popleft()
+            again = segment.accept(taken.last, self._servers.get(segment.shard, ""), time.time())
+            if not segment.unsent and not self._is_being_written(segment):
+                segment.unmap()
+            return again
 
-    def queued_bytes(self) -> int:
+    def meet(self, shard: int, server: str) -> None:
+        """This server answers for a shard: what another one took lately, it may not have."""
         with self._lock:
-            return sum(segment.unsent_bytes for segment in self._all())
+            self._servers[shard] = server
+            for segment in self._segments():
+                self._compare(segment)
 
-    def _grown(self, shard: int) -> Segment:
-        if sum(map(len, self._segments.values())) >= self._most_segments:
-            self._drop_oldest()
-        segment = Segment.new(mmap.mmap(-1, SEGMENT_BYTES), shard)
-        self._segments.setdefault(shard, deque()).append(segment)
-        return segment
+    def rewind(self, shard: int) -> None:
+        """The server forgot something: send again whatever it took lately."""
+        with self._lock:
+            for segment in self._segments():
+                if segment.shard == shard:
+                    segment.rewind()
 
-    def _drop_oldest(self) -> None:
-        chain = max(self._segments.values(), key=len)
-        self.dropped["journal_full"] += chain.popleft().unsent
+    def release(self, before: float) -> None:
+        """What Redis took before that moment (Unix seconds) is safe there; whole segments of it go."""
+        with self._lock:
+            for segment in list(self._segments()):
+                if segment.release(before) and not self._is_being_written(segment):
+                    self._remove(segment)
 
-    def _all(self) -> Iterable[Segment]:
-        return (segment for chain in self._segments.values() for segment in chain)
+    def look_around(self) -> None:
+        """Take over what dead processes left, and see how much disk the living ones take."""
+        if self._parent is None or not self._parent.is_dir():
+            return
+        for path in self._parent.iterdir():
+            if path.name != self._name:
+                self._adopt(path)
+        others = bytes_in(self._parent, besides=self._name)
+        with self._lock:
+            self._others_bytes = others
+
+    def close(self) -> None:
+        """Give up the directory. What is not yet safe stays there, for whoever looks next."""
+        with self._lock:
+            self._closed = True
+            if self._spare is not None:
+                self._spare[0].unlink(missing_ok=True)
+            for segment in list(self._segments()):
+                if segment.kept == segment.count:
+                    self._remove(segment)
+                elif segment.path is None:
+                    self.dropped["memory_lost"] += segment.unsent
+                else:
+                    segment.shorten()
+            if self._directory is not None:
+                self._directory.remove_if_empty()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's lock, which would otherwise outlive it here."""
+        if self._directory is not None:
+            self._directory.release()
+
+    def _next_segment(self, chain: int) -> Segment | None:
+        with self._lock:
+            if self._closed:
+                return None
+            for segment in self._found if chain == FOUND else self._chains.get(chain, ()):
+                if segment.unsent:
+                    return segment
+            path = self._waiting.popleft() if chain == FOUND and self._waiting else None
+        if path is None:
+            return None
+        found = _opened(path)
+        with self._lock:
+            self._take_in(found)
+        return self._next_segment(chain)
+
+    def _map(self, segment: Segment) -> bool:
+        """Have a segment in memory again; one whose file is gone is lost, and counted."""
+        try:
+            memory = map_file(segment.file)
+        except OSError as error:
+            logger.warning("a journal file is gone: %s", error)
+            with self._lock:
+                self.dropped["journal_lost"] += segment.unsent
+                self._remove(segment)
+            return False
+        with self._lock:
+            segment.map(memory)
+        return True
+
+    def _adopt(self, path: Path) -> None:
+        """Move what a dead process left to our own directory; nothing while its process lives."""
+        try:
+            orphan = JournalDirectory.seize(path)
+            if orphan is None:
+                return
+            for file in orphan.segments():
+                with self._disk_lock:
+                    moved = self._held_directory(path.parent).take(file)
+                with self._lock:
+                    self._waiting.append(moved)
+            orphan.remove_if_empty()
+        except OSError as error:  # another process was quicker, or a later look will succeed
+            logger.debug("cannot take over %s: %s", path, error)
+
+    def _take_in(self, segment: Segment | None) -> None:
+        """A dead process's segment joins what was found. The lock is held."""
+        if segment is not None:
+            self.dropped["torn"] += segment.torn_unsent()
+            self._compare(segment)
+            self._found.append(segment)
+
+    def _compare(self, segment: Segment) -> None:
+        server = self._servers.get(segment.shard, "")
+        if server and segment.server and segment.server != server:
+            segment.rewind()
+
+    def _is_being_written(self, segment: Segment) -> bool:
+        chain = self._chains.get(segment.shard)
+        return chain is not None and chain[-1] is segment
+
+
+def _opened(path: Path) -> Segment | None:
+    """The segment in a dead process's file, checked; a file with nothing in it is deleted."""
+    try:
+        segment = Segment.read(map_file(path), path)
+    except (OSError, ValueError) as error:  # ValueError: of size zero
+        logger.debug("cannot read %s: %s", path, error)
+        segment = None
+    if segment is None:
+        path.unlink(missing_ok=True)
+    return segment

@@ -1,57 +1,86 @@
 """Everything of the recorder that belongs to one process and never crosses a fork: journal, tallies, counts, thread."""
 
+import hashlib
 import os
 import socket
 import threading
 from collections import Counter
+from pathlib import Path
 
+import msgspec
+
+from usage_meter.destination import Destination
 from usage_meter.event import UsageEvent, encode
 from usage_meter.failures import Failures
 from usage_meter.inflight import InFlight
 from usage_meter.journal import Journal
+from usage_meter.journal_directory import owned
 from usage_meter.keys import shard_of
+from usage_meter.live_view import LiveView
 from usage_meter.sender import Sender
-from usage_meter.settings import MeterSettings
-from usage_meter.tally import Tally
+from usage_meter.settings import MeterSettings, own_journal_dir
+from usage_meter.tally import Tallies
 
-
-def instance_name() -> str:
-    """Host, process and four random bytes: unique though process ids and container host names come again."""
-    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+DROPPED = "dropped:"
 
 
 class Outbox:
+    """Open from its construction to `close`; its thread runs from `start` on."""
+
     def __init__(self, settings: MeterSettings, failures: Failures) -> None:
         self.pid = os.getpid()
         self.instance = instance_name()
         self.inflight = InFlight()
         self.recorded = 0
-        self.journal = Journal(settings.journal_max_bytes)
         self._shards = settings.shards
         self._lock = threading.Lock()
-        self._tallies: dict[int, Tally] = {}
-        self.sender = Sender(self, settings, failures)
+        self._tallies = Tallies(self._lock)
+        self.journal = Journal(
+            self._lock, journal_parent(settings, failures), self.instance, settings.journal_max_bytes
+        )
+        live = LiveView(self.instance, settings.shards, self._tallies, self.inflight)
+        destination = Destination(settings.redis_url, settings.redis_timeout)
+        self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures)
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None) -> bool:
+        """Copy the event into the journal. Raises what `encode` raises, and JournalClosedError."""
+        if not event.instance:
+            msgspec.structs.force_setattr(event, "instance", self.instance)
         encoded = encode(event)
         shard = shard_of(event.workspace, self._shards)
-        if not self.journal.append(shard, encoded):
-            return False
         with self._lock:
+            if not self.journal.append(shard, encoded):
+                return False
             self.recorded += 1
-            tally = self._tallies.get(shard)
-            if tally is None:
-                tally = self._tallies[shard] = Tally()
-            tally.add(event, replaces)
+            self._tallies.add(shard, event, replaces)
         return True
 
-    def take_tally(self, shard: int) -> Tally | None:
-        """The tally since the last call."""
-        with self._lock:
-            return self._tallies.pop(shard, None)
+    def counts(self) -> Counter[str]:
+        """Events, by what became of them: `recorded`, `sent`, `resent`, `dropped:REASON`; and `errors` of sending."""
+        sender = self.sender
+        counts = Counter(recorded=self.recorded, sent=sender.sent, resent=sender.resent, errors=sender.errors)
+        counts.update({f"{DROPPED}{reason}": number for reason, number in self.journal.dropped.items()})
+        return counts
 
-    def shard_of(self, workspace: str) -> int:
-        return shard_of(workspace, self._shards)
+    def close(self, timeout: float) -> bool:
+        """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
+        drained = self.sender.finish(timeout)
+        self.journal.close()
+        return drained
 
-    def dropped(self) -> Counter[str]:
-        return self.journal.dropped
+
+def instance_name() -> str:
+    """Host, process and four random bytes: unique though process ids and container host names come again."""
+    return f"{socket.gethostname()[:64]}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def journal_parent(settings: MeterSettings, failures: Failures) -> Path | None:
+    """The directory shared by the processes that send to the same Redis: an orphan must not go to another one.
+
+    None, for memory only, when the default directory is not this user's: others could read what is in it.
+    """
+    home = settings.journal_dir or own_journal_dir()
+    if settings.journal_dir is None and not owned(home):
+        failures.add("journal", PermissionError(f"{home} is not a directory of this user's own"))
+        return None
+    return home / hashlib.sha256(settings.redis_address.encode()).hexdigest()[:16]

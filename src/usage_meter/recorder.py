@@ -16,7 +16,8 @@ import msgspec
 
 from usage_meter.event import UsageEvent
 from usage_meter.failures import Failures
-from usage_meter.outbox import Outbox
+from usage_meter.journal import JournalClosedError
+from usage_meter.outbox import DROPPED, Outbox
 from usage_meter.settings import MeterSettings
 
 
@@ -47,25 +48,26 @@ class Recorder:
     def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool:
         """Keep an event; false when it was dropped (and counted). Its fields are of the contract's types and ranges.
 
-        A corrected event (a version above 1) changes the live tallies only when `replaces` is what it corrects.
+        `instance` is filled in. A corrected event (a version above 1) changes the live tallies only when `replaces` is
+        what it corrects.
         """
         try:
-            outbox = self._opened()
-            try:
-                return outbox.record(event, replaces)
-            except UnicodeEncodeError:  # a lone surrogate, such as an undecodable byte of a path
-                return outbox.record(_mended(event), replaces)
+            return self._opened().record(event, replaces)
         except Exception as error:  # the guarded step: nothing of ours reaches the app
-            self.failed("record", error)
-            self.count_dropped("unencodable")
-            return False
+            return self._retried(event, replaces, error)
 
     def enter(self, workspace: str, api_key: str) -> None:
         """A call of this caller is in flight until `leave`."""
-        self._opened().inflight.enter(workspace, api_key)
+        try:
+            self._opened().inflight.enter(workspace, api_key)
+        except Exception as error:  # the guarded step
+            self.failed("enter", error)
 
     def leave(self, workspace: str, api_key: str) -> None:
-        self._opened().inflight.leave(workspace, api_key)
+        try:
+            self._opened().inflight.leave(workspace, api_key)
+        except Exception as error:  # the guarded step
+            self.failed("leave", error)
 
     def failed(self, kind: str, error: BaseException) -> None:
         """Something of ours went wrong: counted, and logged the first time that it is of this kind."""
@@ -73,7 +75,7 @@ class Recorder:
 
     def count_dropped(self, reason: str) -> None:
         with self._lock:
-            self._dropped[reason] += 1
+            self._counts[DROPPED + reason] += 1
 
     @property
     def instance(self) -> str:
@@ -82,46 +84,82 @@ class Recorder:
 
     def statistics(self) -> Statistics:
         outbox = self._outbox
+        if outbox is not None and outbox.pid != os.getpid():
+            return Statistics()
         with self._lock:
-            dropped = Counter(self._dropped)
-        if outbox is None or outbox.pid != os.getpid():
-            return Statistics(dropped=dict(dropped), failures=self._failures.counts())
+            counts = Counter(self._counts)
+            for each in [outbox, *self._closing] if outbox else self._closing:
+                counts.update(each.counts())
         return Statistics(
-            recorded=outbox.recorded,
-            sent=outbox.sender.sent,
-            dropped=dict(dropped + outbox.dropped()),
-            queued_bytes=outbox.journal.queued_bytes(),
-            send_errors=outbox.sender.errors,
-            in_flight=outbox.inflight.total(),
+            recorded=counts["recorded"],
+            sent=counts["sent"],
+            dropped={
+                reason.removeprefix(DROPPED): n for reason, n in counts.items() if n and reason.startswith(DROPPED)
+            },
+            queued_bytes=outbox.journal.queued_bytes() if outbox else 0,
+            send_errors=counts["errors"],
+            in_flight=outbox.inflight.total() if outbox else 0,
+            resent=counts["resent"],
             failures=self._failures.counts(),
         )
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Send what is left, for at most `timeout` seconds. True when Redis has everything."""
-        outbox = self._outbox
-        if outbox is None or outbox.pid != os.getpid():
-            return True
-        drained = outbox.sender.finish(timeout)
-        self._outbox = None
-        return drained
+        """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
+        with self._lock:
+            outbox, self._outbox = self._outbox, None
+            if outbox is None or outbox.pid != os.getpid():
+                return True
+            self._closing.append(outbox)
+        try:
+            return outbox.close(timeout)
+        except Exception as error:  # the guarded step: an app that ends is to end
+            self.failed("close", error)
+            return False
+        finally:
+            with self._lock:
+                self._closing.remove(outbox)
+                self._counts.update(outbox.counts())
 
     def _opened(self) -> Outbox:
         outbox = self._outbox
         if outbox is None or outbox.pid != os.getpid():
-            with self._lock:
-                outbox = self._outbox
-                if outbox is None or outbox.pid != os.getpid():
-                    outbox = Outbox(self._settings, self._failures)
-                    outbox.sender.start()
-                    self._outbox = outbox
+            outbox = self._open()
         return outbox
+
+    def _open(self) -> Outbox:
+        with self._lock:
+            if self._outbox is not None and self._outbox.pid != os.getpid():
+                self._renew()  # a fork that Python was not told of, such as uWSGI's
+        with self._lock:
+            if self._outbox is None:
+                outbox = Outbox(self._settings, self._failures)
+                outbox.sender.start()
+                self._outbox = outbox
+            return self._outbox
 
     def _renew(self) -> None:
         """A process's beginning: nothing of a parent's is shared, neither its locks nor its counts."""
+        parents = self._outbox
         self._lock = threading.Lock()
         self._outbox = None
+        self._closing: list[Outbox] = []
         self._failures = Failures()
-        self._dropped: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()  # of outboxes that are closed, and of what never came to one
+        if parents is not None:
+            parents.journal.abandon()
+
+    def _retried(self, event: UsageEvent, replaces: UsageEvent | None, error: Exception) -> bool:
+        """What can be mended is: a lone surrogate (an undecodable byte of a path), a close at the same moment."""
+        try:
+            if isinstance(error, JournalClosedError):
+                return self._opened().record(event, replaces)
+            if isinstance(error, UnicodeEncodeError):
+                return self._opened().record(_mended(event), replaces)
+        except Exception as second:  # the guarded step
+            error = second
+        self.failed("record", error)
+        self.count_dropped("unencodable")
+        return False
 
 
 class _Renewal:

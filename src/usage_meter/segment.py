@@ -1,38 +1,39 @@
-"""One segment of the journal: a fixed-size memory map that holds encoded events one behind the other.
+"""One segment of the journal: a memory map of fixed size that holds encoded events one behind the other.
 
-The events stand together without anything between them, so that a slice of the segment is the payload of a stream
-entry as it is. What frames them stands apart, in a directory at the front: one 8-byte word per event, where the event
-ends and the CRC-32 of its bytes, written after the bytes themselves and in a single store. A word that is zero is the
-end. A frame that was torn (a machine that lost its power) does not match its CRC and is skipped.
+The events stand together with nothing between them, so that a slice of the segment is the body of a stream entry as
+it is. What frames them stands apart, in a directory at the front: one 8-byte word per event, where the event ends and
+the CRC-32 of its bytes, written after those bytes and in a single store. A word of zero is the end. A frame that was
+torn (the machine lost its power before all pages were written) does not match its CRC, and is skipped and counted.
 
-    header     16 words: magic, shard, kept, sent, when last accepted (Unix seconds), the server that accepted it
+    header     16 words: magic, shard, kept, sent, when last accepted (Unix seconds), by which server
     directory  ENTRIES words: CRC-32 << 32 | end of the event, counted from the start of the data
     data       the events
 
-`sent` events were accepted by Redis; those from `kept` on so recently that they may have to be sent again.
+Redis has the first `sent` events; those from `kept` on so recently that it may yet forget them.
 """
 
 import mmap
+import os
 import zlib
-from bisect import bisect_right
+from collections import deque
+from pathlib import Path
 from typing import NamedTuple
 
 MAGIC = int.from_bytes(b"UMETER01", "big")
 WORD = 8
 HEADER_WORDS = 16
-ENTRIES = 32_768  # at the usual 150 to 400 bytes an event, data and directory fill up at about the same time
-SEGMENT_BYTES = 4 * 1024 * 1024  # small enough to be dropped, held and unmapped as one; 10,000 to 20,000 events
+ENTRIES = 8192  # at 120 bytes an event the directory is as full as the data; they are rarely smaller
+SEGMENT_BYTES = 1024 * 1024  # what is made, sent, dropped and deleted as one: some 3,000 events
 DATA = (HEADER_WORDS + ENTRIES) * WORD
-ROOM = SEGMENT_BYTES - DATA
-MAX_EVENT_BYTES = 256 * 1024  # an event is a few hundred bytes; one beyond this is somebody's mistake
-_END = 0xFFFF_FFFF
+MAX_EVENT_BYTES = 256 * 1024  # an event is some hundred bytes; one beyond this is somebody's mistake
 
-_SHARD, _KEPT, _SENT, _ACCEPTED, _SERVER = 1, 2, 3, 4, 5  # words of the header; the server takes the rest
+_END = 0xFFFF_FFFF
+_SHARD, _KEPT, _SENT, _ACCEPTED, _SERVER = 1, 2, 3, 4, 5
 _SERVER_BYTES = slice(_SERVER * WORD, HEADER_WORDS * WORD)
 
 
 class Slice(NamedTuple):
-    """Events `first` to `last` (exclusive) of a segment, as bytes ready to be packed."""
+    """Events `first` to `last` (exclusive) of a segment, their bytes as one."""
 
     first: int
     last: int
@@ -40,69 +41,169 @@ class Slice(NamedTuple):
 
 
 class Segment:
-    """Written by one process at a time, which holds the lock of its directory. `append` is under the journal's lock."""
+    """Not thread-safe: everything but `map` and `verify` happens under the journal's lock.
 
-    __slots__ = ("_data", "_map", "_words", "count", "end", "torn")
+    A segment in a file is unmapped while nobody reads or writes it, so that a long queue takes disk and no memory.
+    """
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self._map = memory
-        self._words = memoryview(memory)[:DATA].cast("Q")
-        self._data = memoryview(memory)[DATA:]
-        self.count = 0
-        self.end = 0
+    __slots__ = (
+        "_accepted",
+        "_data",
+        "_map",
+        "_words",
+        "born",
+        "count",
+        "end",
+        "kept",
+        "path",
+        "resend",
+        "sent",
+        "server",
+        "shard",
+        "torn",
+    )
+
+    def __init__(self, shard: int, path: Path | None, born: float = 0.0) -> None:
+        self.shard = shard
+        self.path = path  # None: in memory only
+        self.born = born  # any clock of this process; 0 is older than everything of its own
+        self.count = self.end = self.kept = self.sent = 0
+        self.resend = 0  # events before this one are sent for another time
+        self.server = ""
         self.torn: list[int] = []
+        self._accepted: deque[tuple[float, int]] = deque()  # when Redis took the events before which
+        self._map: mmap.mmap | None = None
+        self._words = self._data = memoryview(b"")
 
     @classmethod
-    def new(cls, memory: mmap.mmap, shard: int) -> "Segment":
-        segment = cls(memory)
+    def new(cls, shard: int, memory: mmap.mmap, path: Path | None, born: float) -> "Segment":
+        """An empty segment in `memory`, which is all zeros."""
+        segment = cls(shard, path, born)
+        segment.map(memory)
         segment._words[_SHARD] = shard
-        segment._words[0] = MAGIC
+        segment._words[0] = MAGIC  # last: without it there is nothing in here
         return segment
 
-    @property
-    def shard(self) -> int:
-        return self._words[_SHARD]
+    @classmethod
+    def read(cls, memory: mmap.mmap, path: Path) -> "Segment | None":
+        """The segment that another process left, every frame checked; None when it is empty or not ours."""
+        words = memoryview(memory)[:DATA].cast("Q") if len(memory) >= DATA else memoryview(b"\0")
+        if words[0] != MAGIC:
+            return None
+        segment = cls(words[_SHARD], path)
+        segment.map(memory)
+        segment.verify()
+        segment.sent = min(words[_SENT], segment.count)
+        segment.kept = min(words[_KEPT], segment.sent)
+        segment.server = bytes(memory[_SERVER_BYTES]).rstrip(b"\0").decode("ascii", "replace")
+        segment._accepted.append((float(words[_ACCEPTED]), segment.sent))
+        return segment if segment.count else None
 
     @property
-    def sent(self) -> int:
-        return self._words[_SENT]
+    def file(self) -> Path:
+        """Its file, of one that is not in memory only."""
+        if self.path is None:
+            raise ValueError("a segment in memory has no file")
+        return self.path
+
+    @property
+    def mapped(self) -> bool:
+        return self._map is not None
 
     @property
     def unsent(self) -> int:
         return self.count - self.sent
 
-    @property
-    def unsent_bytes(self) -> int:
-        return self.end - self._end_of(self.sent)
+    def map(self, memory: mmap.mmap) -> None:
+        self._words = memoryview(memory)[:DATA].cast("Q")
+        self._data = memoryview(memory)[DATA:]
+        self._map = memory
+
+    def unmap(self) -> None:
+        """Let go of the memory, once a slice that is being sent is done with; only of what is safe in a file."""
+        if self.path is not None:
+            self._map = None
+            self._words = self._data = memoryview(b"")
 
     def append(self, encoded: bytes) -> bool:
         """False when there is no room. Bytes first, then the word that makes them an event."""
-        end = self.end + len(encoded)
+        start = self.end
+        end = start + len(encoded)
         if end > len(self._data) or self.count == ENTRIES:
             return False
-        self._data[self.end : end] = encoded
+        self._data[start:end] = encoded
         self._words[HEADER_WORDS + self.count] = zlib.crc32(encoded, end) << 32 | end
         self.end = end
         self.count += 1
         return True
 
-    def next_slice(self, most_events: int, most_bytes: int) -> Slice | None:
-        """The next events to send, as many as fit (one at least). None when all are sent."""
-        first, start = self.sent, self._end_of(self.sent)
-        last = min(first + most_events, self.count)
+    def verify(self) -> None:
+        """Count the events of a segment that another process wrote, and find those that are torn."""
+        start = 0
+        self.count = 0
+        for index in range(ENTRIES):
+            word = self._words[HEADER_WORDS + index]
+            end = word & _END
+            if not word:
+                break
+            if not start < end <= len(self._data) or zlib.crc32(self._data[start:end], end) != word >> 32:
+                self.torn.append(index)
+            start = end
+            self.count = index + 1
+        self.end = start
+
+    def next_slice(self) -> Slice | None:
+        """The next events to send: all that are left, up to a torn one. None when all are sent."""
+        while self.sent in self.torn:
+            self.sent += 1
+            self._accepted.append((0.0, self.sent))  # nothing to wait for
+        first = self.sent
+        last = min((index for index in self.torn if index > first), default=self.count)
         if first >= last:
             return None
-        if self._end_of(last) - start > most_bytes:
-            last = max(
-                first + 1, bisect_right(range(self.count + 1), start + most_bytes, first, last, key=self._end_of) - 1
-            )
-        return Slice(first, last, self._data[start : self._end_of(last)])
+        return Slice(first, last, self._data[self._end_of(first) : self._end_of(last)])
 
-    def accepted(self, last: int, server: str, now: float) -> None:
-        """Redis has the events before `last`."""
-        self._words[_ACCEPTED] = int(now)
-        self._map[_SERVER_BYTES] = server.encode().ljust(_SERVER_BYTES.stop - _SERVER_BYTES.start, b"\0")
-        self._words[_SENT] = last
+    def accept(self, last: int, server: str, now: float) -> int:
+        """Redis has the events before `last`. How many of them it was given for another time."""
+        again = max(0, min(last, self.resend) - self.sent)
+        self.sent = last
+        self.server = server
+        self._accepted.append((now, last))
+        if self._map is not None:
+            self._words[_ACCEPTED] = int(now)
+            self._map[_SERVER_BYTES] = server.encode()[:88].ljust(88, b"\0")
+            self._words[_SENT] = last
+        return again
+
+    def release(self, before: float) -> bool:
+        """What Redis took before this moment is safe. True when that is everything in here."""
+        while self._accepted and self._accepted[0][0] <= before:
+            self.kept = self._accepted.popleft()[1]
+        if self._map is not None:
+            self._words[_KEPT] = self.kept
+        return self.kept == self.count
+
+    def rewind(self) -> None:
+        """Redis may have forgotten what it took lately: those are to be sent again."""
+        self.resend = max(self.resend, self.sent)
+        self.sent = self.kept
+        self._accepted.clear()
+        if self._map is not None:
+            self._words[_SENT] = self.sent
+
+    def torn_unsent(self) -> int:
+        return sum(1 for index in self.torn if index >= self.sent)
+
+    def shorten(self) -> None:
+        """Give back the disk behind the last event: nothing is appended any more. Raises OSError."""
+        self.unmap()
+        os.truncate(self.file, DATA + self.end)
+
+    def queued_bytes(self) -> int:
+        """Bytes that are still to be sent (of an unmapped segment all of them, for a part is not known)."""
+        if not self.unsent:
+            return 0
+        return self.end - (self._end_of(self.sent) if self._map is not None else 0)
 
     def _end_of(self, count: int) -> int:
         """Where the first `count` events end."""

@@ -1,191 +1,205 @@
 """The background thread that carries the journal to Redis.
 
-One flush is one MULTI/EXEC per shard: the events, the live tallies, the calls in flight. The sender never decodes an
-event. Whatever Redis does (refuse, hang, restart), only this thread waits; the events stay in the journal.
+One flush is one MULTI/EXEC on one shard: events, live tallies, calls in flight. The sender never decodes an event.
+Whatever Redis does (refuse, hang, restart, forget), only this thread waits; the events stay in the journal.
 """
 
 import logging
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Any
-
-import redis
+from typing import Any
 
 from usage_meter import keys
-from usage_meter.destination import Destination
+from usage_meter.destination import ERRORS, Destination, StreamId, stream_id
 from usage_meter.event import FORMAT_VERSION, pack
 from usage_meter.failures import Failures
+from usage_meter.journal import KEEP_SECONDS, Journal
+from usage_meter.live_view import LiveView
 from usage_meter.segment import Segment, Slice
-from usage_meter.settings import MeterSettings
-
-if TYPE_CHECKING:
-    from usage_meter.outbox import Outbox
 
 logger = logging.getLogger("usage_meter")
 
 FLUSH_SECONDS = 0.1  # what a live view may lag behind; fewer, larger entries cost Redis and the reader less
-TALLY_SECONDS = 1.0  # the tallies of a second go together: a value costs some commands, not some per flush
-HEARTBEAT_SECONDS = keys.INFLIGHT_SECONDS / 4  # three may be late before a living process's counters age out
+HEARTBEAT_SECONDS = 2.5  # how soon a restarted Redis, or a dead process's journal, is noticed
 LONGEST_PAUSE = 2.0  # between two attempts while Redis is away: it is seen soon after it is back
-INSTANCE_SECONDS = 3600  # how long a process that no longer records is remembered
+INSTANCE_SECONDS = 3600  # how long a process that records no longer is remembered
 
 
 class Sender:
-    """`start` once; `finish` drains and ends the thread."""
+    """`start` once; `finish` sends what is left and ends the thread."""
 
-    def __init__(self, outbox: "Outbox", settings: MeterSettings, failures: Failures) -> None:
+    def __init__(
+        self,
+        instance: str,
+        journal: Journal,
+        live: LiveView,
+        destination: Destination,
+        address: str,
+        failures: Failures,
+    ) -> None:
         self.sent = 0
+        self.resent = 0
         self.errors = 0
-        self._outbox = outbox
-        self._settings = settings
+        self._instance = instance
+        self._journal = journal
+        self._live = live
+        self._destination = destination
+        self._address = address
         self._failures = failures
-        self._destination = Destination(settings.redis_url, settings.redis_timeout)
         self._thread = threading.Thread(target=self._run, name="usage-meter", daemon=True)
-        self._wake = threading.Event()
-        self._deadline: float | None = None  # when set: drain, and be gone by then
+        self._ending = threading.Event()
+        self._deadline = 0.0  # of the ending
         self._away = False
         self._pause = FLUSH_SECONDS
+        self._next_look = 0.0
         self._next_heartbeat = 0.0
-        self._next_tally = 0.0
-        self._servers: dict[int, str] = {}
-        self._published: dict[int, int] = {}  # shard → calls in flight as Redis knows them
+        self._last_ids: dict[int, StreamId] = {}  # of the shards that were met
 
     def start(self) -> None:
+        """Raises RuntimeError where no thread can be started."""
         self._thread.start()
 
     def finish(self, timeout: float) -> bool:
-        """Send what is left for at most `timeout` seconds; true when nothing remains."""
+        """Send what is left, for at most `timeout` seconds; true when nothing remains."""
         self._deadline = time.monotonic() + timeout
-        self._wake.set()
+        self._ending.set()
+        self._journal.grown.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
-        return not self._outbox.journal.shards()
+        return not self._journal.chains()
 
     def _run(self) -> None:
-        while self._deadline is None:
-            self._wake.wait(self._pause)
-            self._wake.clear()
+        while not self._ending.is_set():
+            self._wait()
             self._attempt()
-        while self._outbox.journal.shards() and time.monotonic() < self._deadline and not self._attempt():
-            time.sleep(min(FLUSH_SECONDS, max(0.0, self._deadline - time.monotonic())))
+        self._live.hurry = True
+        while not self._attempt() or self._journal.chains():
+            if time.monotonic() >= self._deadline:
+                return
+            time.sleep(FLUSH_SECONDS / 10)
         self._leave()
 
+    def _wait(self) -> None:
+        """Until the next flush: sooner when the journal grows, later while Redis is away."""
+        if self._away:
+            self._ending.wait(self._pause)
+        else:
+            self._journal.grown.wait(self._pause)
+        self._journal.grown.clear()
+
     def _attempt(self) -> bool:
-        """One round over everything that is due; false when Redis would not have it."""
+        """One round of everything that is due; false when Redis would not have it."""
+        try:
+            self._keep_house()
+        except Exception as error:  # the guarded step: the disk's troubles do not keep events from Redis
+            self._failures.add("journal", error)
         try:
             self._round()
-            self._is_back()
-            return True
-        except redis.RedisError as error:
+        except ERRORS as error:
             self._went_away(error)
         except Exception as error:  # the guarded step: whatever it was, the thread lives on and the events stay
             self._failures.add("sending", error)
             self._went_away(error)
+        else:
+            self._is_back()
+            return True
         return False
 
+    def _keep_house(self) -> None:
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 (spreads)
+            self._journal.look_around()
+        self._journal.prepare()
+
     def _round(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_heartbeat:
+        if time.monotonic() >= self._next_heartbeat:
             self._heartbeat()
-            self._next_heartbeat = now + HEARTBEAT_SECONDS
-        while shards := self._outbox.journal.shards():
-            for shard in shards:
-                self._flush(shard)
-        self._publish_inflight()
+        for chain in self._journal.chains():
+            self._flush(chain)
+        for shard in self._live.shards():
+            transaction = self._destination.transaction(shard)
+            self._live.add_to(transaction, shard)
+            if len(transaction):
+                self._check_live(transaction.execute(raise_on_error=False))
+        if self._journal.is_behind():
+            self._journal.grown.set()  # no pause: whole segments wait
 
     def _heartbeat(self) -> None:
-        shards = sorted({*self._outbox.journal.known_shards(), *self._published})
+        """Say that we live, see whether it is still the same Redis, and let go of what it has had for long enough."""
         now = time.time()
-        self._destination.announce(self._outbox.instance, shards, now, now - INSTANCE_SECONDS)
+        shards = sorted({*self._journal.shards(), *self._last_ids})
+        self._destination.announce(self._instance, shards, now, now - INSTANCE_SECONDS)
         for shard in shards:
-            self._servers[shard] = self._destination.server(shard)
-        self._published = dict.fromkeys(self._published, -1)  # a refresh is due
+            self._meet(shard)
+        self._journal.release(now - KEEP_SECONDS)
+        self._next_heartbeat = time.monotonic() + HEARTBEAT_SECONDS
 
-    def _flush(self, shard: int) -> None:
-        found = self._outbox.journal.next_slice(shard)
+    def _meet(self, shard: int) -> None:
+        """Who answers for a shard? Another server than before, or one whose stream went back, forgot something."""
+        self._journal.meet(shard, self._destination.server(shard))
+        last_id = self._destination.last_id(shard)
+        if last_id < self._last_ids.get(shard, (0, 0)):
+            self._journal.rewind(shard)
+        self._last_ids[shard] = last_id
+
+    def _flush(self, chain: int) -> None:
+        """The next slice of a chain, with what is live of its shard."""
+        found = self._journal.next_slice(chain)
         if found is None:
             return
         segment, taken = found
-        pipeline: Any = self._destination.node(shard).pipeline(transaction=True)
-        pipeline.execute_command(*self._entry(shard, taken))
-        self._add_tally(pipeline, shard)
-        self._add_inflight(pipeline, shard)
-        answers = pipeline.execute(raise_on_error=False)
-        self._take_note(segment, taken, answers)
-
-    def _entry(self, shard: int, taken: Slice) -> tuple[Any, ...]:
-        payload = pack(taken.data)
-        return ("XADD", keys.events(shard), "*", "v", FORMAT_VERSION, "n", taken.last - taken.first, "b", payload)
-
-    def _add_tally(self, pipeline: Any, shard: int) -> None:
-        now = time.monotonic()
-        if now < self._next_tally and self._deadline is None:
+        if segment.shard not in self._last_ids:
+            self._meet(segment.shard)  # which may rewind the segment
+            self._flush(chain)
             return
-        self._next_tally = now + TALLY_SECONDS
-        if tally := self._outbox.take_tally(shard):
-            increments, lifetimes = tally.increments(shard)
-            for key, members in increments.items():
-                for member, amount in members.items():
-                    pipeline.execute_command("ZINCRBY", key, amount, member)
-                pipeline.execute_command("EXPIRE", key, lifetimes[key])
+        transaction = self._destination.transaction(segment.shard)
+        transaction.execute_command("XADD", keys.events(segment.shard), "*", *_entry(taken))
+        self._live.add_to(transaction, segment.shard)
+        accepted, *rest = transaction.execute(raise_on_error=False)
+        self._take_note(segment, taken, accepted)
+        self._check_live(rest)
 
-    def _take_note(self, segment: Segment, taken: Slice, answers: list[Any]) -> None:
-        if isinstance(answers[0], Exception):
-            raise answers[0]
-        self._outbox.journal.accepted(segment, taken, self._servers.get(segment.shard, ""))
-        self.sent += taken.last - taken.first
-        for answer in answers[1:]:
-            if isinstance(answer, Exception):  # a live key of another type: the events are safe all the same
-                self._failures.add("live tallies", answer)
+    def _take_note(self, segment: Segment, taken: Slice, accepted: Any) -> None:
+        if isinstance(accepted, Exception):
+            raise accepted
+        self._last_ids[segment.shard] = stream_id(accepted)
+        again = self._journal.accept(segment, taken)
+        self.resent += again
+        self.sent += taken.last - taken.first - again
 
-    def _publish_inflight(self) -> None:
-        """What is in flight, where it changed without a flush, and each heartbeat."""
-        for shard in sorted(
-            {self._outbox.shard_of(workspace) for workspace, _ in self._outbox.inflight.callers()}
-            | set(self._published)
-        ):
-            if self._published.get(shard) != self._outbox.inflight.changes:
-                pipeline = self._destination.node(shard).pipeline(transaction=True)
-                self._add_inflight(pipeline, shard)
-                pipeline.execute()
-
-    def _add_inflight(self, pipeline: Any, shard: int) -> None:
-        key = keys.inflight(shard, self._outbox.instance)
-        changes = self._outbox.inflight.changes
-        fields: list[bytes | int] = []
-        for caller, calls in self._outbox.inflight.callers().items():
-            if self._outbox.shard_of(caller[0]) == shard:
-                fields += (keys.inflight_field(*caller), calls)
-        pipeline.execute_command("DEL", key)
-        if fields:
-            pipeline.execute_command("HSET", key, *fields)
-            pipeline.execute_command("EXPIRE", key, keys.INFLIGHT_SECONDS)
-        self._published[shard] = changes
+    def _check_live(self, answers: list[Any]) -> None:
+        """The live view failed where somebody else's value is in the way: the events are safe all the same."""
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self._failures.add("live view", answer)
 
     def _leave(self) -> None:
-        """This process no longer records: take its name and its calls in flight out of Redis, if Redis is there."""
         try:
-            if not self._away:
-                for shard in self._published:
-                    self._destination.node(shard).delete(keys.inflight(shard, self._outbox.instance))
-                self._destination.farewell(self._outbox.instance)
+            self._destination.farewell(self._instance, sorted(self._last_ids))
             self._destination.close()
         except Exception as error:  # the guarded step: at worst the keys age out
-            self._failures.add("closing", error)
+            self._failures.add("leaving", error)
 
     def _went_away(self, error: Exception) -> None:
         self.errors += 1
-        self._destination.close()
         self._next_heartbeat = 0.0  # ask who answers before anything is sent again
         self._pause = min(LONGEST_PAUSE, self._pause * 2) * random.uniform(0.9, 1.1)  # noqa: S311 (spreads processes)
+        self._live.forget()
         if not self._away:
             self._away = True
-            where = self._settings.redis_address
-            logger.warning("%s does not take events (%s: %s); they wait", where, type(error).__name__, error)
+            logger.warning("%s takes no events (%s: %s); they wait", self._address, type(error).__name__, error)
+        try:
+            self._destination.close()
+        except Exception as close_error:  # the guarded step: a connection that is broken may not even close
+            self._failures.add("disconnecting", close_error)
 
     def _is_back(self) -> None:
         self._pause = FLUSH_SECONDS
         if self._away:
             self._away = False
-            logger.warning("%s takes events again", self._settings.redis_address)
+            logger.warning("%s takes events again", self._address)
+
+
+def _entry(taken: Slice) -> tuple[Any, ...]:
+    return "v", FORMAT_VERSION, "n", taken.last - taken.first, "b", pack(taken.data)

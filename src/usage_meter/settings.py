@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from usage_meter.keys import MAX_SHARDS
 
@@ -28,7 +28,10 @@ class MeterSettingsError(ValueError):
 
 
 def own_journal_dir() -> Path:
-    """A directory of this user's own under the temporary one, so that users of one machine do not meet."""
+    """The default: a directory of this user's own under the temporary one, so that users of one machine do not meet.
+
+    Asked when a process opens its journal, since a server may start as root and then become somebody else.
+    """
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return Path(tempfile.gettempdir()) / f"usage-meter-{user}"
 
@@ -46,9 +49,9 @@ class MeterSettings:
         default=5.0,
         metadata={"help": "Seconds that the sending thread waits for an answer of Redis; no call ever waits for it."},
     )
-    journal_dir: Path = field(
-        default_factory=own_journal_dir,
-        metadata={"help": "Directory of the journal, shared by the processes of an app; made with mode 0700."},
+    journal_dir: Path | None = field(
+        default=None,
+        metadata={"help": "Directory of the journals; by default one of the user's own under the temporary one."},
     )
     journal_max_bytes: int = field(
         default=512 * MIB,
@@ -73,7 +76,7 @@ class MeterSettings:
     )
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.redis_url)
+        parts = _split(self.redis_url)
         if parts.scheme not in SCHEMES or not (parts.netloc or parts.path):
             raise MeterSettingsError("redis_url", self.redis_address, f"a URL, {' or '.join(SCHEMES)}://host:port")
         if not 0 < self.redis_timeout <= 600:
@@ -105,10 +108,17 @@ class MeterSettings:
     @property
     def redis_address(self) -> str:
         """The URL without its password: fit for a log line."""
-        parts = urlsplit(self.redis_url)
+        parts = _split(self.redis_url)
         host = parts.netloc.rpartition("@")[2]
         hidden = f"***@{host}" if "@" in parts.netloc else host
         return urlunsplit((parts.scheme, hidden, parts.path, "", ""))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # brackets that do not pair
+        return SplitResult("", "", "(not a URL)", "", "")
 
 
 def _parsed(name: str, given: object) -> object:

@@ -4,6 +4,7 @@ One dictionary update per event. They are a view of now, not the books: they are
 after a second has passed, and when that flush fails they are gone, because adding them twice would be worse.
 """
 
+import threading
 import time
 
 from usage_meter import keys
@@ -24,9 +25,6 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[Combination, list[int]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._sums)
 
     def add(self, event: UsageEvent, replaces: UsageEvent | None = None) -> None:
         """Add a call. A correction (version above 1) adds what it changes, and nothing when that is not known."""
@@ -69,3 +67,27 @@ class Tally:
                             members = increments.setdefault(key, {})
                             members[value] = members.get(value, 0) + amount
         return increments, lifetimes
+
+
+class Tallies:
+    """One tally per shard. `add` is called under the `lock` it was made with; the others take it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._by_shard: dict[int, Tally] = {}
+
+    def add(self, shard: int, event: UsageEvent, replaces: UsageEvent | None) -> None:
+        tally = self._by_shard.get(shard)
+        if tally is None:
+            tally = self._by_shard[shard] = Tally()
+        tally.add(event, replaces)
+
+    def shards(self) -> list[int]:
+        """The shards that have something."""
+        with self._lock:
+            return list(self._by_shard)
+
+    def take(self, shard: int) -> Tally:
+        """What has come together since the last time."""
+        with self._lock:
+            return self._by_shard.pop(shard, Tally())

@@ -1,0 +1,139 @@
+"""Where the segments of one process live: a directory that it holds locked for as long as it lives.
+
+The lock (flock on the directory itself) dies with its process, whatever the process died of, and unlike a process id
+it never comes back for another. Whoever can take the lock of a directory that is not its own has found an orphan.
+"""
+
+import contextlib
+import mmap
+import os
+import stat
+from pathlib import Path
+from typing import Self
+
+from usage_meter.segment import SEGMENT_BYTES
+
+try:
+    import fcntl
+except ImportError:  # Windows: no such locks, so no journal on disk; the memory one takes its place
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".segment"
+ATTEMPTS = 5  # to make a directory while others, who take it for an orphan's, tidy it away before it is locked
+
+
+class JournalDirectory:
+    """Held from construction until `release` or `remove`. Every method may raise OSError."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._made = 0
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> Self:
+        """A new one under `parent`, which is made too (mode 0700) where it does not exist."""
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = parent / name
+        for _ in range(ATTEMPTS):
+            path.mkdir(mode=0o700, exist_ok=True)
+            try:
+                directory = cls.seize(path)
+            except FileNotFoundError:
+                continue
+            if directory is not None and directory.exists():
+                return directory
+        raise BlockingIOError(f"{path} is held by another process")
+
+    @classmethod
+    def seize(cls, path: Path) -> Self | None:
+        """Lock an existing one; None when a living process holds it."""
+        if fcntl is None:
+            raise OSError("this system has no file locks")
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, lock)
+
+    def exists(self) -> bool:
+        """Whether the path still leads to what is locked."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def new_segment(self) -> tuple[Path, mmap.mmap]:
+        """A file of zeros with all its blocks reserved: a store into a map of blocks that are not there is SIGBUS."""
+        self._made += 1
+        path = self.path / f"{self._made:08d}{SUFFIX}"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            _reserve(file)
+            return path, mmap.mmap(file, SEGMENT_BYTES)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(file)
+
+    def take(self, file: Path) -> Path:
+        """Move a segment here from another directory of the same parent."""
+        self._made += 1
+        return file.rename(self.path / f"{self._made:08d}{SUFFIX}")
+
+    def segments(self) -> list[Path]:
+        """The files in it, oldest first."""
+        return sorted(path for path in self.path.iterdir() if path.suffix == SUFFIX)
+
+    def remove_if_empty(self) -> None:
+        """Give it up for good, unless something is left in it."""
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+        self.release()
+
+    def release(self) -> None:
+        """Let go without a word: the next one who looks finds an orphan. (A forked child closes its copy like this.)"""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def map_file(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+def owned(path: Path) -> bool:
+    """Whether nobody but this user can have put something there: a name in the temporary directory can be guessed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+def bytes_in(parent: Path, besides: str) -> int:
+    """The disk that the segments of all processes take, besides one's own directory."""
+    return sum(_size(path) for path in parent.glob(f"*/*{SUFFIX}") if path.parent.name != besides)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # its process was quicker
+        return 0
+
+
+def _reserve(file: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, SEGMENT_BYTES)
+    else:
+        written = 0
+        while written < SEGMENT_BYTES:
+            written += os.write(file, bytes(SEGMENT_BYTES - written))
