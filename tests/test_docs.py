@@ -1,0 +1,56 @@
+"""The README is true: what exists is in it, and its commands are the ones that run."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from aggregator import measures
+from aggregator.cli import app as commands
+from aggregator.dimensions import DIMENSIONS
+from aggregator.settings import Settings
+from usage_meter import UsageEvent
+from usage_meter.settings import MeterSettings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_two_commands_stand_at_the_top() -> None:
+    top = "\n".join(README.splitlines()[:29])
+    assert "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/usage-meter demo" in top
+    assert "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest" in top
+
+
+@pytest.mark.parametrize("name", [one.name for one in dataclasses.fields(MeterSettings)])
+def test_every_setting_of_the_middleware_is_documented(name: str) -> None:
+    assert f"`USAGE_METER_{name.upper()}`" in README
+
+
+@pytest.mark.parametrize("name", [one.name for one in dataclasses.fields(Settings)])
+def test_every_setting_of_the_service_is_documented(name: str) -> None:
+    assert f"`AGGREGATOR_{name.upper()}`" in README
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    known = {f"USAGE_METER_{one.name.upper()}" for one in dataclasses.fields(MeterSettings)}
+    known |= {f"AGGREGATOR_{one.name.upper()}" for one in dataclasses.fields(Settings)}
+    assert set(re.findall(r"\b(?:USAGE_METER|AGGREGATOR)_[A-Z0-9_]+\b", README)) <= known
+
+
+@pytest.mark.parametrize("name", [*measures.METRICS, *DIMENSIONS])
+def test_every_metric_and_dimension_is_documented(name: str) -> None:
+    assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize(
+    "name", [command.callback.__name__ for command in commands.registered_commands if command.callback]
+)
+def test_every_command_is_documented(name: str) -> None:
+    assert f"usage-meter {name}" in README
+
+
+@pytest.mark.parametrize("field", UsageEvent.__struct_fields__)
+def test_every_field_of_the_event_is_documented(field: str) -> None:
+    assert f"`{field}`" in README
