@@ -57,6 +57,10 @@ async def authenticate(connection: HTTPConnection) -> None:
     usage.set(region=account.region, tier=account.tier)
 
 
+async def show_request_id(request: Request, response: Response) -> None:
+    response.headers["request-id"] = errors.request_id(request)
+
+
 async def text_to_speech() -> None:
     """Whatever becomes of the call, it was one for this product."""
     usage.set(product="text_to_speech")
@@ -75,7 +79,7 @@ def find_model(model_id: str | None) -> Model:
     return MODELS[name]
 
 
-catalogue = APIRouter(prefix="/v1", dependencies=[Depends(authenticate)])
+catalogue = APIRouter(prefix="/v1", dependencies=[Depends(authenticate), Depends(show_request_id)])
 speech = APIRouter(
     prefix="/v1/text-to-speech/{voice_id}", dependencies=[Depends(text_to_speech), Depends(authenticate)]
 )

@@ -32,6 +32,8 @@ class Service:
     product: str
     method: str = "POST"
     route: str
+    ok: int = 200
+    """The status of a call that went well."""
     models: dict[str, int]
     unit: str
     size: float
@@ -96,6 +98,7 @@ SERVICES = {
     "live": Service(
         product="text_to_speech",
         method="WEBSOCKET",
+        ok=101,
         route=f"{_TTS}/stream-input",
         models={"eleven_flash_v2_5": 1},
         unit="characters",

@@ -152,7 +152,7 @@ def _call(
         method=service.method,
         route=service.route,
         path=offer.path,
-        status=fate.status,
+        status=service.ok if fate.charged else fate.status,
         outcome=fate.outcome,
         error=fate.error,
         request_bytes=70 + int(units * service.request_bytes),

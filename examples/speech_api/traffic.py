@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +32,9 @@ from examples.speech_api.sentences import SENTENCES
 T = TypeVar("T")
 Way = Literal["convert", "stream", "realtime", "voices"]
 Fault = Literal["none", "wrong_key", "unknown_voice", "no_text", "hang_up"]
+
+Pause = Callable[[], object]
+"""Called by a customer who types, after each word."""
 
 _WAYS: dict[Way, int] = {"convert": 45, "stream": 35, "realtime": 12, "voices": 8}
 _FAULTS: dict[Fault, int] = {"none": 86, "wrong_key": 3, "unknown_voice": 3, "no_text": 3, "hang_up": 5}
@@ -122,14 +124,15 @@ def run(base_url: str, stop: threading.Event, calls_per_second: float = 3.0, see
 
 
 async def _speak_all(base_url: str, asks: list[Ask]) -> list[Answer]:
-    async with _customers(base_url, typing_seconds=0) as customers:
+    async with _customers(base_url, pause=lambda: None) as customers:
         return await asyncio.gather(*map(customers.ask, asks))
 
 
 async def _keep_speaking(base_url: str, stop: threading.Event, calls_per_second: float, seed: int) -> None:
     pace = random.Random(seed)
     calls: set[asyncio.Task[None]] = set()
-    async with _customers(base_url, _TYPING_SECONDS) as customers:
+    # typing ends early as well when all is to stop: the rest of the text then comes at once
+    async with _customers(base_url, pause=lambda: stop.wait(_TYPING_SECONDS)) as customers:
         for ask in plan(seed):
             if await asyncio.to_thread(stop.wait, pace.expovariate(calls_per_second)):
                 break
@@ -148,8 +151,8 @@ async def _try(customers: "Customers", ask: Ask) -> None:
 class Customers:
     """The SDK's clients, one for each key, all on the same two connection pools."""
 
-    def __init__(self, base_url: str, typing_seconds: float, pool: httpx.Client, async_pool: httpx.AsyncClient) -> None:
-        self._typing_seconds = typing_seconds
+    def __init__(self, base_url: str, pause: Pause, pool: httpx.Client, async_pool: httpx.AsyncClient) -> None:
+        self._pause = pause
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="customer")
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._client: Callable[[str], ElevenLabs] = cache(partial(_client, base_url, pool))
@@ -209,14 +212,14 @@ class Customers:
     def _typed(self, pieces: tuple[str, ...]) -> Iterator[str]:
         for piece in pieces:
             yield piece
-            time.sleep(self._typing_seconds)
+            self._pause()
 
 
 @asynccontextmanager
-async def _customers(base_url: str, typing_seconds: float) -> AsyncIterator[Customers]:
+async def _customers(base_url: str, pause: Pause) -> AsyncIterator[Customers]:
     with httpx.Client(timeout=_PATIENCE_SECONDS) as pool:
         async with httpx.AsyncClient(timeout=_PATIENCE_SECONDS) as async_pool:
-            customers = Customers(base_url, typing_seconds, pool, async_pool)
+            customers = Customers(base_url, pause, pool, async_pool)
             try:
                 yield customers
             finally:
