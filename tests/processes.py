@@ -1,0 +1,96 @@
+"""Real processes for tests: the service and the example API, started as a user does, killed as a machine does."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.conftest import free_port, wait_until
+
+ROOT = Path(__file__).parents[1]
+COMMAND = str(Path(sys.executable).parent / "usage-meter")
+
+
+@dataclass
+class ServiceProcess:
+    """`usage-meter serve` on a port of its own; `redis_url` is the one that it prints."""
+
+    process: "subprocess.Popen[str]"
+    page: str
+    redis_url: str
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        response = httpx.get(self.page + path.lstrip("/"), params=parameters, timeout=30)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def total(self, metric: str, **parameters: Any) -> Any:
+        answer = self.get("/v1/usage", metric=metric, interval="total", **parameters)
+        return answer["series"][0]["total"]
+
+    def kill(self) -> None:
+        """As `kill -9` does it."""
+        self.process.kill()
+        self._reap()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self._reap()
+
+    def _reap(self) -> int:
+        code = self.process.wait(60)
+        if self.process.stdout:
+            self.process.stdout.close()
+        return code
+
+
+def serve(directory: Path, *, port: int = 0, redis_url: str = "embedded") -> ServiceProcess:
+    """Start the service on this directory and wait until it has said where it is."""
+    command = [COMMAND, "serve", "--port", str(port), "--store-url", f"chdb://{directory}", "--redis-url", redis_url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lines: dict[str, str] = {}
+    assert process.stdout
+    for line in process.stdout:
+        name, _, value = line.rstrip("\n").partition("\t")
+        lines[name] = value
+        if name == "redis":
+            break
+    assert {"page", "store", "redis"} <= lines.keys(), f"the service said only {lines}"
+    service = ServiceProcess(process, lines["page"], lines["redis"])
+    wait_until(lambda: answers(service.page + "healthz"), "the service answers")
+    return service
+
+
+@contextmanager
+def speech_api(redis_url: str, journal: Path, workers: int = 2) -> Iterator[str]:
+    """The example API under uvicorn; its address. Stopped in order, so that its meters drain."""
+    port = free_port()
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "USAGE_METER_REDIS_URL": redis_url,
+        "USAGE_METER_JOURNAL_DIR": str(journal),
+        "USAGE_METER_KEY_SECRET": "a secret of the tests",
+    }
+    command = [sys.executable, "-m", "uvicorn", "examples.speech_api.app:app", "--factory", "--log-level", "warning"]
+    process = subprocess.Popen([*command, "--workers", str(workers), "--port", str(port)], env=environ, cwd=ROOT)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/openapi.json"), "the speech API answers")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False

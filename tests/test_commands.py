@@ -1,0 +1,104 @@
+"""The commands, as a user types them: what they print, and what they say when something is wrong."""
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from tests.processes import COMMAND, serve
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AGGREGATOR_")}
+    return subprocess.run([COMMAND, *arguments], env=clean | environ, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("environ", "hint"),
+    [
+        ({"AGGREGATOR_REDIS_URL": "redis://127.0.0.1:1/0"}, "no Redis answers at redis://127.0.0.1:1/0"),
+        ({"AGGREGATOR_REDIS_URL": "http://localhost"}, "must look like redis://host:6379/0"),
+        ({"AGGREGATOR_STORE_URL": "sqlite:///x"}, "must look like chdb:///directory"),
+        ({"AGGREGATOR_PORT": "http"}, "AGGREGATOR_PORT is 'http': must be a whole number"),
+        ({"AGGREGATOR_HOST": "0.0.0.0"}, "set a secret of at least 32 characters"),
+        ({"AGGREGATOR_SECRET": "short"}, "must be at least 32"),
+        (
+            {"AGGREGATOR_STORE_URL": "chdb:///proc/nowhere", "AGGREGATOR_REDIS_URL": "embedded"},
+            "cannot use the directory",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_sentence(environ: dict[str, str], hint: str, tmp_path: Path) -> None:
+    usable = {"STORE_URL": f"chdb://{tmp_path}", "REDIS_URL": "embedded", "PORT": "0"}
+    given = {f"AGGREGATOR_{name}": value for name, value in usable.items()} | environ
+
+    found = run("serve", **given)
+
+    assert found.returncode == 2
+    assert hint in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1
+
+
+def test_a_store_in_use_names_its_holder(tmp_path: Path) -> None:
+    service = serve(tmp_path)
+
+    found = run("serve", "--store-url", f"chdb://{tmp_path}", "--redis-url", "embedded", "--port", "0")
+
+    assert found.returncode == 2
+    assert f"in use by process {service.process.pid}" in found.stderr
+    assert service.stop() == 0
+
+
+def test_a_port_in_use_is_said_before_anything_is_opened(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        url = f"chdb://{tmp_path / 'data'}"
+
+        found = run("serve", "--port", str(port), "--store-url", url, "--redis-url", "embedded")
+
+    assert found.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in found.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_config_shows_every_setting_where_it_came_from_and_no_secret() -> None:
+    found = run(
+        "config",
+        AGGREGATOR_SECRET="x" * 40,
+        AGGREGATOR_REDIS_URL="redis://user:hunter2@redis.example:6379/0",
+        COLUMNS="200",
+    )
+
+    assert "AGGREGATOR_PORT" in found.stdout
+    assert "redis://user:***@redis.example:6379/0" in found.stdout
+    assert "(set)" in found.stdout
+    assert "hunter2" not in found.stdout + found.stderr
+    assert "x" * 40 not in found.stdout + found.stderr
+
+
+def test_token_prints_a_token_and_nothing_else() -> None:
+    found = run("token", "--workspace", "acme", "--user", "alice", AGGREGATOR_SECRET="x" * 40)
+
+    assert found.returncode == 0
+    assert found.stdout.count(".") == 2
+    assert len(found.stdout.split()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--role", "king"], "must be one of member, admin, operator, ingest"),
+        (["--role", "admin"], "--workspace is missing"),
+        (["--workspace", "acme"], "--user is missing"),
+    ],
+)
+def test_a_token_that_would_not_work_is_not_made(arguments: list[str], hint: str) -> None:
+    found = run("token", *arguments, AGGREGATOR_SECRET="x" * 40)
+
+    assert found.returncode == 2
+    assert hint in found.stderr
