@@ -42,7 +42,8 @@ class Journal:
         self._name = name
         self._max_bytes = max_bytes
         self._others_bytes = 0  # what other processes have on disk, as of the last look
-        self._chains: dict[int, deque[Segment]] = {}  # per shard; the last one is being written
+        self._chains: dict[int, deque[Segment]] = {}  # per shard
+        self._written: dict[int, Segment] = {}  # the last of each chain
         self._found: deque[Segment] = deque()  # of dead processes
         self._waiting: deque[Path] = deque()  # of dead processes, not yet looked into
         self._servers: dict[int, str] = {}
@@ -59,8 +60,8 @@ class Journal:
 
     def append(self, shard: int, encoded: bytes) -> bool:
         """The lock is held. False when the event is too large, which is counted. Raises JournalClosedError."""
-        chain = self._chains.get(shard)
-        if chain and not self._closed and chain[-1].append(encoded):
+        segment = self._written.get(shard)
+        if segment is not None and segment.append(encoded):
             return True
         if self._closed:
             raise JournalClosedError
@@ -79,6 +80,7 @@ class Journal:
         segment = self._file_segment(shard) or self._memory_segment(shard)
         chain = self._chains.setdefault(shard, deque())
         chain.append(segment)
+        self._written[shard] = segment
         if len(chain) > MAPPED_SEGMENTS:
             chain[-MAPPED_SEGMENTS - 1].unmap()
         self.grown.set()
@@ -243,6 +245,7 @@ class Journal:
         """Give up the directory. What is not yet safe stays there, for whoever looks next."""
         with self._lock:
             self._closed = True
+            self._written.clear()
             if self._spare is not None:
                 self._spare[0].unlink(missing_ok=True)
             for segment in list(self._segments()):
@@ -317,8 +320,7 @@ class Journal:
             segment.rewind()
 
     def _is_being_written(self, segment: Segment) -> bool:
-        chain = self._chains.get(segment.shard)
-        return chain is not None and chain[-1] is segment
+        return self._written.get(segment.shard) is segment
 
 
 def _opened(path: Path) -> Segment | None:

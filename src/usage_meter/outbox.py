@@ -7,11 +7,12 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import force_setattr
 
 from usage_meter.destination import Destination
 from usage_meter.event import UsageEvent, encode
 from usage_meter.failures import Failures
+from usage_meter.fork_mark import fork_mark
 from usage_meter.inflight import InFlight
 from usage_meter.journal import Journal
 from usage_meter.journal_directory import owned
@@ -19,7 +20,7 @@ from usage_meter.keys import shard_of
 from usage_meter.live_view import LiveView
 from usage_meter.sender import Sender
 from usage_meter.settings import MeterSettings, own_journal_dir
-from usage_meter.tally import Tallies
+from usage_meter.tally import Tally
 
 DROPPED = "dropped:"
 
@@ -28,31 +29,31 @@ class Outbox:
     """Open from its construction to `close`; its thread runs from `start` on."""
 
     def __init__(self, settings: MeterSettings, failures: Failures) -> None:
-        self.pid = os.getpid()
+        self.mark = fork_mark()
         self.instance = instance_name()
         self.inflight = InFlight()
         self.recorded = 0
         self._shards = settings.shards
         self._lock = threading.Lock()
-        self._tallies = Tallies(self._lock)
+        self._tally = Tally(self._lock)
         self.journal = Journal(
             self._lock, journal_parent(settings, failures), self.instance, settings.journal_max_bytes
         )
-        live = LiveView(self.instance, settings.shards, self._tallies, self.inflight)
+        live = LiveView(self.instance, settings.shards, self._tally, self.inflight)
         destination = Destination(settings.redis_url, settings.redis_timeout)
         self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures)
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None) -> bool:
         """Copy the event into the journal. Raises what `encode` raises, and JournalClosedError."""
         if not event.instance:
-            msgspec.structs.force_setattr(event, "instance", self.instance)
+            force_setattr(event, "instance", self.instance)
         encoded = encode(event)
-        shard = shard_of(event.workspace, self._shards)
+        shard = shard_of(event.workspace, self._shards) if self._shards > 1 else 0
         with self._lock:
             if not self.journal.append(shard, encoded):
                 return False
             self.recorded += 1
-            self._tallies.add(shard, event, replaces)
+            self._tally.add(event, replaces)
         return True
 
     def counts(self) -> Counter[str]:

@@ -52,7 +52,10 @@ class Recorder:
         what it corrects.
         """
         try:
-            return self._opened().record(event, replaces)
+            outbox = self._outbox
+            if outbox is None or not outbox.mark[0]:
+                outbox = self._open()
+            return outbox.record(event, replaces)
         except Exception as error:  # the guarded step: nothing of ours reaches the app
             return self._retried(event, replaces, error)
 
@@ -84,7 +87,7 @@ class Recorder:
 
     def statistics(self) -> Statistics:
         outbox = self._outbox
-        if outbox is not None and outbox.pid != os.getpid():
+        if outbox is not None and not outbox.mark[0]:
             return Statistics()
         with self._lock:
             counts = Counter(self._counts)
@@ -107,7 +110,7 @@ class Recorder:
         """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
         with self._lock:
             outbox, self._outbox = self._outbox, None
-            if outbox is None or outbox.pid != os.getpid():
+            if outbox is None or not outbox.mark[0]:
                 return True
             self._closing.append(outbox)
         try:
@@ -122,13 +125,13 @@ class Recorder:
 
     def _opened(self) -> Outbox:
         outbox = self._outbox
-        if outbox is None or outbox.pid != os.getpid():
+        if outbox is None or not outbox.mark[0]:
             outbox = self._open()
         return outbox
 
     def _open(self) -> Outbox:
         with self._lock:
-            if self._outbox is not None and self._outbox.pid != os.getpid():
+            if self._outbox is not None and not self._outbox.mark[0]:
                 self._renew()  # a fork that Python was not told of, such as uWSGI's
         with self._lock:
             if self._outbox is None:

@@ -14,10 +14,10 @@ Redis has the first `sent` events; those from `kept` on so recently that it may 
 
 import mmap
 import os
-import zlib
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 MAGIC = int.from_bytes(b"UMETER01", "big")
 WORD = 8
@@ -50,6 +50,7 @@ class Segment:
         "_accepted",
         "_data",
         "_map",
+        "_room",
         "_words",
         "born",
         "count",
@@ -73,6 +74,7 @@ class Segment:
         self.torn: list[int] = []
         self._accepted: deque[tuple[float, int]] = deque()  # when Redis took the events before which
         self._map: mmap.mmap | None = None
+        self._room = 0
         self._words = self._data = memoryview(b"")
 
     @classmethod
@@ -117,6 +119,7 @@ class Segment:
     def map(self, memory: mmap.mmap) -> None:
         self._words = memoryview(memory)[:DATA].cast("Q")
         self._data = memoryview(memory)[DATA:]
+        self._room = len(self._data)
         self._map = memory
 
     def unmap(self) -> None:
@@ -127,14 +130,14 @@ class Segment:
 
     def append(self, encoded: bytes) -> bool:
         """False when there is no room. Bytes first, then the word that makes them an event."""
-        start = self.end
+        start, count = self.end, self.count
         end = start + len(encoded)
-        if end > len(self._data) or self.count == ENTRIES:
+        if end > self._room or count == ENTRIES:
             return False
         self._data[start:end] = encoded
-        self._words[HEADER_WORDS + self.count] = zlib.crc32(encoded, end) << 32 | end
+        self._words[HEADER_WORDS + count] = crc32(encoded, end) << 32 | end
         self.end = end
-        self.count += 1
+        self.count = count + 1
         return True
 
     def verify(self) -> None:
@@ -146,7 +149,7 @@ class Segment:
             end = word & _END
             if not word:
                 break
-            if not start < end <= len(self._data) or zlib.crc32(self._data[start:end], end) != word >> 32:
+            if not start < end <= len(self._data) or crc32(self._data[start:end], end) != word >> 32:
                 self.torn.append(index)
             start = end
             self.count = index + 1
