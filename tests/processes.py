@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.conftest import free_port, wait_until
 
@@ -51,9 +52,19 @@ class ServiceProcess:
         return code
 
 
-def serve(directory: Path, *, port: int = 0, redis_url: str = "embedded") -> ServiceProcess:
-    """Start the service on this directory and wait until it has said where it is."""
-    command = [COMMAND, "serve", "--port", str(port), "--store-url", f"chdb://{directory}", "--redis-url", redis_url]
+@contextmanager
+def serving(directory: Path, *, redis_url: str = "embedded") -> Iterator[ServiceProcess]:
+    """A running service on this directory; stopped at the end, unless the test has ended it already."""
+    service = _serve(directory, redis_url)
+    try:
+        yield service
+    finally:
+        if service.process.poll() is None:
+            service.stop()
+
+
+def _serve(directory: Path, redis_url: str) -> ServiceProcess:
+    command = [COMMAND, "serve", "--port", "0", "--store-url", f"chdb://{directory}", "--redis-url", redis_url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines: dict[str, str] = {}
     assert process.stdout
@@ -62,8 +73,9 @@ def serve(directory: Path, *, port: int = 0, redis_url: str = "embedded") -> Ser
         lines[name] = value
         if name == "redis":
             break
-    assert {"page", "store", "redis"} <= lines.keys(), f"the service said only {lines}"
-    service = ServiceProcess(process, lines["page"], lines["redis"])
+    service = ServiceProcess(process, lines.get("page", ""), lines.get("redis", ""))
+    if not service.redis_url:
+        pytest.fail(f"the service ended with {service.stop()} and said {lines}")
     wait_until(lambda: answers(service.page + "healthz"), "the service answers")
     return service
 

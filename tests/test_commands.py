@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import free_port
-from tests.processes import COMMAND, serve
+from tests.processes import COMMAND, serving
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -43,13 +43,12 @@ def test_a_wrong_setting_is_one_clear_sentence(environ: dict[str, str], hint: st
 
 
 def test_a_store_in_use_names_its_holder(tmp_path: Path) -> None:
-    service = serve(tmp_path)
+    with serving(tmp_path) as service:
+        found = run("serve", "--store-url", f"chdb://{tmp_path}", "--redis-url", "embedded", "--port", "0")
 
-    found = run("serve", "--store-url", f"chdb://{tmp_path}", "--redis-url", "embedded", "--port", "0")
-
-    assert found.returncode == 2
-    assert f"in use by process {service.process.pid}" in found.stderr
-    assert service.stop() == 0
+        assert found.returncode == 2
+        assert f"in use by process {service.process.pid}" in found.stderr
+        assert service.stop() == 0
 
 
 def test_a_port_in_use_is_said_before_anything_is_opened(tmp_path: Path) -> None:

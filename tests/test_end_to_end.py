@@ -10,7 +10,7 @@ import httpx
 
 from examples.speech_api.traffic import Answer, speak
 from tests.conftest import wait_until
-from tests.processes import ServiceProcess, serve, speech_api
+from tests.processes import ServiceProcess, serving, speech_api
 
 
 def spoken(answers: list[Answer]) -> dict[str, Decimal]:
@@ -28,8 +28,7 @@ def counted(service: ServiceProcess) -> dict[str, Decimal]:
 
 
 def test_what_the_sdk_spoke_is_counted_exactly_and_every_call_is_found(tmp_path: Path) -> None:
-    service = serve(tmp_path / "data")
-    with speech_api(service.redis_url, tmp_path / "journal") as api:
+    with serving(tmp_path / "data") as service, speech_api(service.redis_url, tmp_path / "journal") as api:
         answers = speak(api, 60, seed=1)
         wait_until(lambda: service.total("requests", last="24h") >= len(answers), "every call is stored")
 
@@ -44,22 +43,19 @@ def test_what_the_sdk_spoke_is_counted_exactly_and_every_call_is_found(tmp_path:
                 found = service.get("/v1/requests", q=answer.request_id)["requests"]
                 assert [one["request_id"] for one in found] == [answer.request_id]
                 assert found[0]["status"] == answer.status
-    assert service.stop() == 0
 
 
 def test_kill_9_of_the_aggregator_in_the_middle_changes_no_total(tmp_path: Path) -> None:
-    service = serve(tmp_path / "data")
-    with speech_api(service.redis_url, tmp_path / "journal") as api:
+    with serving(tmp_path / "data") as service, speech_api(service.redis_url, tmp_path / "journal") as api:
         answers = speak(api, 25, seed=2)
         service.kill()
         answers += speak(api, 25, seed=3)  # while nobody consumes
-        again = serve(tmp_path / "data")
-        answers += speak(api, 10, seed=4)
-        wait_until(lambda: again.total("requests", last="24h") >= len(answers), "every call is stored")
+        with serving(tmp_path / "data") as again:
+            answers += speak(api, 10, seed=4)
+            wait_until(lambda: again.total("requests", last="24h") >= len(answers), "every call is stored")
 
-        assert again.total("requests", last="24h") == len(answers)
-        assert counted(again) == spoken(answers)
-    assert again.stop() == 0
+            assert again.total("requests", last="24h") == len(answers)
+            assert counted(again) == spoken(answers)
 
 
 def test_with_redis_away_the_api_answers_all_the_same(tmp_path: Path) -> None:
