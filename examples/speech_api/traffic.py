@@ -2,14 +2,16 @@
 
 `plan` decides what is asked, the same for the same seed: mostly good calls, some with a wrong key, an unknown voice or
 no text, some that hang up in the middle. `speak` asks a number of them and tells what came back, so that a test can
-compare it with what was recorded; `run` goes on until it is told to stop.
+compare it with what was recorded; `run` goes on until it is told to stop,
+and `python -m examples.speech_api.traffic URL` does so until Ctrl-C or SIGTERM.
 """
 
+import argparse
 import asyncio
 import random
 import signal
-import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -272,11 +274,15 @@ def _draw(chance: random.Random, weights: dict[T, int]) -> T:
 
 
 def main() -> None:
-    """`python -m examples.speech_api.traffic URL`: speak to that API until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(description="Live traffic for the speech API, until Ctrl-C.")
+    parser.add_argument("base_url", help="where the API is, such as http://127.0.0.1:8000")
+    parser.add_argument("--calls-per-second", type=float, default=3.0, help="on average (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="the same seed asks the same (default: now)")
+    arguments = parser.parse_args()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    run(sys.argv[1], stop)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: stop.set())
+    run(arguments.base_url, stop, arguments.calls_per_second, arguments.seed)
 
 
 if __name__ == "__main__":

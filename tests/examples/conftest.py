@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +11,6 @@ import pytest
 import uvicorn
 from elevenlabs import ElevenLabs
 
-from examples.speech_api.accounts import ACCOUNTS
 from examples.speech_api.app import create_app
 from tests.conftest import RedisServer, free_port, wait_until
 from usage_meter import Meter, UsageEvent, keys
@@ -54,19 +54,26 @@ class SpeechAPI:
         return found
 
 
-@pytest.fixture(scope="module")
-def speech_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpeechAPI]:
-    assert ALICE in ACCOUNTS
-    redis = RedisServer(tmp_path_factory.mktemp("redis"))
-    redis.start()
-    meter = Meter(redis_url=redis.url, journal_dir=tmp_path_factory.mktemp("journal"))
-    port = free_port()
+@contextmanager
+def serving(meter: Meter, port: int) -> Iterator[None]:
+    """The speech API on that port, by a real uvicorn, as long as the context lasts."""
     server = uvicorn.Server(uvicorn.Config(create_app(meter), port=port, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started, "the speech API listens")
-    with httpx.Client() as pool:
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def speech_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpeechAPI]:
+    redis = RedisServer(tmp_path_factory.mktemp("redis"))
+    redis.start()
+    port = free_port()
+    meter = Meter(redis_url=redis.url, journal_dir=tmp_path_factory.mktemp("journal"))
+    with serving(meter, port), httpx.Client() as pool:
         yield SpeechAPI(f"http://127.0.0.1:{port}", redis, pool)
-    server.should_exit = True
-    thread.join()
     redis.kill()

@@ -1,22 +1,31 @@
 """The customers: the same plan for the same seed, and what they were told is what was recorded, call by call."""
 
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import islice
+from pathlib import Path
 
+import httpx
 import pytest
 
 from examples.speech_api.accounts import ACCOUNTS
 from examples.speech_api.traffic import Answer, plan, run, speak
-from tests.conftest import wait_until
-from tests.examples.conftest import SpeechAPI
+from tests.conftest import RedisServer, free_port, wait_until
+from tests.examples.conftest import SpeechAPI, serving
+from usage_meter import Meter
 from usage_meter.event import to_micro
 
-# the SDK asks websockets for a connection's end by a name that websockets has retired
-pytestmark = pytest.mark.filterwarnings("ignore:ConnectionClosed.code is deprecated:DeprecationWarning")
+# the SDK asks websockets how a connection ended by names that websockets has retired
+pytestmark = pytest.mark.filterwarnings(r"ignore:ConnectionClosed\.(code|reason) is deprecated:DeprecationWarning")
 
 CALLS = 120
+FAST = 50  # calls a second
 SEED = 7
 
 
@@ -58,13 +67,58 @@ def outcome_of(answer: Answer) -> str:
     return "client_error" if answer.status >= 400 else "ok"
 
 
-def test_traffic_goes_on_until_it_is_told_to_stop(speech_api: SpeechAPI) -> None:
-    before, stop = len(speech_api.recorded()), threading.Event()
-    traffic = threading.Thread(target=run, args=(speech_api.base_url, stop), kwargs={"calls_per_second": 50})
+@pytest.fixture
+def unvisited(redis_server: RedisServer, tmp_path: Path) -> Iterator[SpeechAPI]:
+    """A speech API that nobody has called yet."""
+    port = free_port()
+    meter = Meter(redis_url=redis_server.url, journal_dir=tmp_path / "journal")
+    with serving(meter, port), httpx.Client() as pool:
+        yield SpeechAPI(f"http://127.0.0.1:{port}", redis_server, pool)
+
+
+def test_traffic_goes_on_until_it_is_told_to_stop(unvisited: SpeechAPI) -> None:
+    stop = threading.Event()
+    traffic = threading.Thread(target=run, args=(unvisited.base_url, stop, FAST))
     traffic.start()
     try:
-        wait_until(lambda: len(speech_api.recorded()) > before + 10, "calls come in")
+        wait_until(lambda: len(unvisited.recorded()) > 10, "calls come in")
     finally:
         stop.set()
         traffic.join(timeout=20)
     assert not traffic.is_alive()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_traffic_as_a_process_ends_without_a_word_when_asked_to(unvisited: SpeechAPI, ending: signal.Signals) -> None:
+    command = [sys.executable, "-m", "examples.speech_api.traffic", unvisited.base_url, "--calls-per-second", str(FAST)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as traffic:
+        try:
+            wait_until(unvisited.recorded, "calls come in")
+            traffic.send_signal(ending)
+            said, _ = traffic.communicate(timeout=20)
+        finally:
+            traffic.kill()
+    assert (traffic.returncode, said) == (0, b"")
+
+
+def test_traffic_outlives_an_api_that_breaks_its_calls(
+    tmp_path: Path, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """First somebody hangs up on every customer, then nobody is there at all, then the API is."""
+    port, stop = free_port(), threading.Event()
+    rude = socket.create_server(("127.0.0.1", port))
+    address = f"http://127.0.0.1:{port}"
+    traffic = threading.Thread(target=run, args=(address, stop, FAST))
+    traffic.start()
+    try:
+        for _ in range(8):
+            rude.accept()[0].close()
+        rude.close()
+        with serving(Meter(redis_url=redis_server.url, journal_dir=tmp_path), port), httpx.Client() as pool:
+            api = SpeechAPI(address, redis_server, pool)
+            wait_until(lambda: len(api.recorded()) > 5, "calls come in")
+    finally:
+        stop.set()
+        traffic.join(timeout=20)
+    assert not traffic.is_alive()
+    assert not [record for record in caplog.records if record.name == "asyncio"], "an error went unnoticed"
