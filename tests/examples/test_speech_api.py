@@ -85,14 +85,6 @@ def test_a_stream_is_the_same_sound_in_chunks(speech_api: SpeechAPI) -> None:
     assert event.quantities["audio_seconds"] == (len(streamed) - 44) / 44_100
 
 
-def test_the_first_chunk_of_a_stream_leaves_before_the_last_is_made(speech_api: SpeechAPI) -> None:
-    with speech_api.client().text_to_speech.with_raw_response.stream("de", text=SENTENCE * 20) as answer:
-        assert b"".join(answer.data)
-    event = speech_api.event(answer.headers["request-id"])
-    assert event.ttfb_us is not None
-    assert event.ttfb_us < event.duration_us / 2
-
-
 def test_speech_can_be_asked_for_faster(speech_api: SpeechAPI) -> None:
     def length(speed: float | None) -> int:
         body = {"text": SENTENCE, "model_id": None, "voice_settings": {"speed": speed}}
