@@ -11,13 +11,13 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
-from usage_meter.call import Call, Metered, current
-from usage_meter.caller import TEXT_LENGTH, Callers, Identify, clean, sent_key
+from usage_meter.call import CLIENT_CLOSED, Call, Metered, current
+from usage_meter.caller import TEXT_LENGTH, Callers, clean, sent_key
 from usage_meter.event import Outcome, UsageEvent
+from usage_meter.framework import listen
 from usage_meter.route import route_of
 
 Scope = MutableMapping[str, Any]
@@ -28,7 +28,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROGRESS_SECONDS = 30.0  # how often an open WebSocket reports: soon enough to be seen, seldom enough to cost nothing
 SLOW_SEND_US = 10_000  # a last send that took longer has waited for the client: the duration is corrected by it
-CLIENT_CLOSED = 499  # of a call whose client left before a status was sent; nginx made the number customary
 SWITCHING_PROTOCOLS = 101
 
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})  # done; going away; without a code
@@ -55,6 +54,7 @@ class UsageMeterMiddleware:
         self.meter = meter
         self.callers = Callers(meter.settings.key_secret, meter.settings.workspace)
         self.progress_seconds = progress_seconds
+        self.route_by_path = listen(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._call(scope, receive, send)
@@ -65,7 +65,7 @@ class UsageMeterMiddleware:
         current.set(call)
         try:
             if self.meter.identify is not None:
-                await call.ask(self.meter.identify)
+                await call.ask_later(self.meter.identify, scope)
             call.enter()
             await self.app(scope, call.receive, call.send)
         except BaseException as error:
@@ -90,10 +90,11 @@ class UsageMeterMiddleware:
 class ASGICall(Call, ABC):
     """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
 
-    __slots__ = ("_receive", "_send", "disconnected", "key", "scope")
+    __slots__ = ("_receive", "_send", "disconnected", "door", "key", "scope")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send, method: str) -> None:
         super().__init__(door.meter.recorder, door.callers, method, scope["path"])
+        self.door = door
         self.scope = scope
         self._receive = receive
         self._send = send
@@ -108,19 +109,9 @@ class ASGICall(Call, ABC):
             self.trace(headers.get(b"x-request-id"), headers.get(b"traceparent"))
         self.caller = door.callers.by_key(self.key)
 
-    async def ask(self, identify: Identify) -> None:
-        """Asks the app who calls. When it does not know (None), or fails, the key alone says it."""
-        try:
-            caller = identify(self.scope)
-            if isawaitable(caller):
-                caller = await caller
-            if caller is not None:
-                self.caller = self.callers.of(caller)
-        except Exception as error:  # guarded: `identify` is the app's own code
-            self.recorder.failed("identify", error)
-
     def framework_route(self) -> str:
-        return route_of(self.scope)
+        route = route_of(self.scope)
+        return self.door.route_by_path(self.path) if route is None else route
 
     async def receive(self) -> Message:
         """The app's `receive`."""
@@ -165,8 +156,9 @@ class ASGICall(Call, ABC):
 
     def broke(self, error: BaseException) -> None:
         """The app raised, or was cancelled."""
-        name = type(error).__name__ if isinstance(error, Exception) else ""
-        if self.disconnected or not isinstance(error, Exception):
+        cancelled = not isinstance(error, (Exception, SystemExit, KeyboardInterrupt))
+        name = "" if cancelled else type(error).__name__
+        if self.disconnected or cancelled:
             self.end("disconnected", CLIENT_CLOSED, name)
         else:
             self.end("exception", 500, name)  # the status that the server makes of it
@@ -228,34 +220,30 @@ class HTTPCall(ASGICall):
                     self.request_id = clean(text, TEXT_LENGTH)
 
     def _body(self, size: int, more: bool) -> None:
-        if size and self.method != "HEAD":  # a server sends no body in answer to HEAD, whatever the app gives it
-            if self.ttfb_us is None:
-                self.ttfb_us = self.elapsed_us()
-            self.response_bytes += size
+        self.sent(size)
         if not more:
             if self.disconnected:
                 self.outcome = "disconnected"
             self.finish()
 
     def broke(self, error: BaseException) -> None:
-        if self.finished and self.status >= 500 and isinstance(error, Exception) and self.outcome is None:
+        if self.finished and isinstance(error, Exception) and not self.exception:
             # The app's outermost layer has answered for the exception, and lets it pass for the server to log.
-            self.outcome = "exception"
-            self.error = self.error or type(error).__name__
-            self.record()
+            self.note_exception(error)
+            if self.status >= 500:
+                self.record()
         super().broke(error)
 
 
 class WebSocketCall(ASGICall):
     """One WebSocket, from its handshake to whoever closes it first; visible all the while by its progress reports."""
 
-    __slots__ = ("busy_depth", "messages_received", "messages_sent", "progress_seconds", "timer")
+    __slots__ = ("busy_depth", "messages_received", "messages_sent", "timer")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(door, scope, receive, send, "WEBSOCKET")
         self.messages_received = self.messages_sent = 0
         self.busy_depth = 0
-        self.progress_seconds = door.progress_seconds
         self.timer: asyncio.TimerHandle | None = None
         self._report_later()
 
@@ -272,9 +260,7 @@ class WebSocketCall(ASGICall):
         kind = message["type"]
         if kind == "websocket.send":
             self.messages_sent += 1
-            self.response_bytes += _size(message)
-            if self.ttfb_us is None:
-                self.ttfb_us = self.elapsed_us()
+            self.sent(_size(message))
         elif kind == "websocket.accept":
             self.status = SWITCHING_PROTOCOLS
         elif kind == "websocket.close":
@@ -282,7 +268,7 @@ class WebSocketCall(ASGICall):
         elif kind == "websocket.http.response.start":
             self.status = message["status"]
         elif kind == "websocket.http.response.body":
-            self.response_bytes += len(message.get("body", b""))
+            self.sent(len(message.get("body", b"")))
             if not message.get("more_body", False):
                 self.finish()
 
@@ -321,7 +307,7 @@ class WebSocketCall(ASGICall):
     def _report_later(self) -> None:
         """The next progress report; an event loop that is not asyncio's gets none, and one event at the close."""
         with suppress(RuntimeError):
-            self.timer = asyncio.get_running_loop().call_later(self.progress_seconds, self._report)
+            self.timer = asyncio.get_running_loop().call_later(self.door.progress_seconds, self._report)
 
     def _report(self) -> None:
         if not self.finished:

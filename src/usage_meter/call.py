@@ -14,14 +14,15 @@ from contextvars import ContextVar
 from datetime import date
 from decimal import Decimal
 from enum import Enum
+from inspect import isawaitable
 from itertools import count
 from math import isfinite
 from numbers import Number
 from time import perf_counter_ns, time_ns
-from typing import Protocol, SupportsFloat, TypeVar, cast, get_args
+from typing import Any, Protocol, SupportsFloat, TypeVar, cast, get_args
 from uuid import UUID
 
-from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, clean
+from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, clean, sent_key
 from usage_meter.event import Outcome, UsageEvent, new_id, outcome_of, to_micro
 from usage_meter.settings import MeterSettings
 
@@ -34,6 +35,8 @@ PATH_LENGTH = 2048
 ATTRIBUTE_LENGTH = 1024
 NAME_LENGTH = 64  # of a quantity or an attribute
 NAMES_PER_CALL = 64  # quantities and attributes each: more is a mistake in a loop, not a set of dimensions
+
+CLIENT_CLOSED = 499  # of a call whose client left before a status was sent; nginx made the number customary
 
 DIMENSIONS = frozenset({"product", "voice", "model", "region", "source", "user", "route", "error", "request_id"})
 """The texts that `usage.set` takes by name, besides `credits` and `outcome`; others are quantities or attributes."""
@@ -79,6 +82,7 @@ class Call:
         "credits_micro",
         "duration_us",
         "error",
+        "exception",
         "finished",
         "id",
         "in_flight",
@@ -120,7 +124,7 @@ class Call:
         self.status = 0
         self.outcome: Outcome | None = None  # None: it follows from the status
         self.request_bytes = self.response_bytes = self.credits_micro = 0
-        self.product = self.voice = self.model = self.region = self.source = self.error = ""
+        self.product = self.voice = self.model = self.region = self.source = self.error = self.exception = ""
         self.route = ""  # as the app sets it; else the door asks the framework
         self.request_id = self.trace_id = ""
         self.quantities: dict[str, float] | None = None
@@ -194,8 +198,8 @@ class Call:
             route=self.route or self.framework_route(),
             path=self.path,
             status=self.status,
-            outcome=self.outcome or outcome_of(self.status),
-            error=self.error,
+            outcome=self.outcome or self._outcome(),
+            error=self.error or (self.exception if self.status >= 500 else ""),
             request_bytes=self.request_bytes,
             response_bytes=self.response_bytes,
             credits_micro=self.credits_micro,
@@ -212,6 +216,47 @@ class Call:
             self.request_id = clean(request_id, TEXT_LENGTH)
         if traceparent and len(traceparent) >= 55 and traceparent[35] == "-":
             self.trace_id = clean(traceparent[3:35], TEXT_LENGTH)
+
+    def read_headers(self, environ: Mapping[str, Any]) -> None:
+        """Takes what a WSGI environ says of the caller and the request: by these headers alone, and no other."""
+        key = sent_key(environ.get("HTTP_XI_API_KEY"), environ.get("HTTP_X_API_KEY"), environ.get("HTTP_AUTHORIZATION"))
+        self.caller = self.callers.by_key(key)
+        self.trace(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
+        length = environ.get("CONTENT_LENGTH") or ""
+        self.request_bytes = int(length) if length.isdecimal() else 0
+
+    def ask(self, identify: Identify, source: object) -> None:
+        """Asks the app who calls. When it does not know (None), or fails, the key alone says it."""
+        try:
+            self._answered_by(identify(source))
+        except Exception as error:  # guarded: `identify` is the app's own code
+            self.recorder.failed("identify", error)
+
+    async def ask_later(self, identify: Identify, source: object) -> None:
+        """The same, of an `identify` that may be asynchronous."""
+        try:
+            answer = identify(source)
+            self._answered_by(await answer if isawaitable(answer) else answer)
+        except Exception as error:  # guarded, as above
+            self.recorder.failed("identify", error)
+
+    def _answered_by(self, caller: object) -> None:
+        if caller is not None:
+            self.caller = self.callers.of(caller)
+
+    def sent(self, size: int) -> None:
+        """So many bytes of the response's body are on their way. In answer to HEAD a server sends none."""
+        if size and self.method != "HEAD":
+            if self.ttfb_us is None:
+                self.ttfb_us = self.elapsed_us()
+            self.response_bytes += size
+
+    def note_exception(self, error: BaseException) -> None:
+        """The app has raised, and its framework makes a response of it. If that is a 500, it was the exception's."""
+        self.exception = type(error).__name__
+
+    def _outcome(self) -> Outcome:
+        return "exception" if self.exception and self.status >= 500 else outcome_of(self.status)
 
     # What the app tells, by way of `usage`.
 

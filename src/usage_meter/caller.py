@@ -78,7 +78,7 @@ class Callers:
         self.by_key: Callable[[str], Identity] = lru_cache(KEYS_KEPT)(self._by_key)
         """The caller of whom only the key is known (or not even that)."""
 
-    def of(self, caller: Caller) -> Identity:
+    def of(self, caller: object) -> Identity:
         """What is recorded of a caller that the app named. Raises TypeError when it is no Caller of texts."""
         if not isinstance(caller, Caller):
             raise TypeError(f"the caller is a {type(caller).__name__}: must be a usage_meter.Caller or None")

@@ -1,11 +1,14 @@
 """The route template of a call (`/v1/voices/{voice_id}`), from what the framework's router left behind.
 
 Nothing is matched a second time where the router says what it chose: Starlette and FastAPI put the route into the
-ASGI scope, Litestar the template. A mount puts its real path into `root_path`, so its parameters are turned back
-into their names, else each tenant's prefix would be a route of its own.
+ASGI scope, Litestar the template, Flask its request into the environ; others are asked to note it (see `framework`). A
+mount puts its real path into `root_path`, so its parameters are turned back into their names, else each tenant's prefix
+would be a route of its own. Whatever a framework's way to write a parameter is, here it is `{name}`.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 UNMATCHED = "__unmatched__"
@@ -14,8 +17,8 @@ UNMATCHED = "__unmatched__"
 Scope = Mapping[str, Any]
 
 
-def route_of(scope: Scope) -> str:
-    """The template of the route that an ASGI app chose; "" for an app that has no router."""
+def route_of(scope: Scope) -> str | None:
+    """The template of the route that an ASGI app chose; None when the scope does not say it."""
     template = scope.get("path_template")  # Litestar
     if template is not None:
         return str(template)
@@ -33,7 +36,7 @@ def _own_template(route: Any) -> str | None:
     return None if route.routes else "/{path}"
 
 
-def _fastapi_route(scope: Scope, route: Any) -> str:
+def _fastapi_route(scope: Scope, route: Any) -> str | None:
     """FastAPI keeps the template with all prefixes of `include_router` apart from the route, and names none for
     a plain Starlette route (`/docs`, `/openapi.json`)."""
     context = scope.get("fastapi", {}).get("effective_route_context")
@@ -45,7 +48,7 @@ def _fastapi_route(scope: Scope, route: Any) -> str:
         return _within_mounts(scope, _own_template(route))
     if "endpoint" in scope:
         return _route_by_endpoint(scope)
-    return UNMATCHED if "app" in scope or "router" in scope else ""
+    return UNMATCHED if "app" in scope or "router" in scope else None
 
 
 def _route_by_endpoint(scope: Scope) -> str:
@@ -93,3 +96,23 @@ def _with_names(prefix: str, params: dict[str, Any], template: str) -> str:
                 segments[position] = f"{{{name}}}"
                 break
     return "/".join(segments)
+
+
+def route_of_environ(environ: Mapping[str, Any], script_name: str) -> str | None:
+    """The template of the route that Flask chose; None for another framework.
+
+    `script_name` is what it was outside: what stands in the environ now has the mounts between.
+    """
+    request = environ.get("werkzeug.request")
+    if request is None or not hasattr(request, "url_rule"):
+        return None
+    if request.url_rule is None:
+        return UNMATCHED
+    return str(environ.get("SCRIPT_NAME", ""))[len(script_name) :] + braces(request.url_rule.rule)
+
+
+@lru_cache(1024)  # an app's routes are few, and each is asked for again and again
+def braces(rule: str) -> str:
+    """A route of Werkzeug, Quart, Falcon or Django as ours: `/users/<int:id>` and `/users/{id:int}` → `/users/{id}`."""
+    rule = re.sub(r"<(?:[^<>:]*:)?([^<>]+)>", r"{\1}", rule)
+    return re.sub(r"{([^{}:]+):[^{}]*}", r"{\1}", rule)
