@@ -23,14 +23,25 @@ def test_the_two_commands_stand_at_the_top() -> None:
     assert "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest" in top
 
 
-@pytest.mark.parametrize("name", [one.name for one in dataclasses.fields(MeterSettings)])
-def test_every_setting_of_the_middleware_is_documented(name: str) -> None:
-    assert f"`USAGE_METER_{name.upper()}`" in README
+def rows(settings: type[MeterSettings] | type[Settings], prefix: str) -> list[str]:
+    """The README's rows of a settings class: what to paste there when this test fails."""
+    return [
+        f"| `{prefix}{one.name.upper()}` | {_default(one)} | {one.metadata['help']} |"
+        for one in dataclasses.fields(settings)
+    ]
 
 
-@pytest.mark.parametrize("name", [one.name for one in dataclasses.fields(Settings)])
-def test_every_setting_of_the_service_is_documented(name: str) -> None:
-    assert f"`AGGREGATOR_{name.upper()}`" in README
+def _default(one: "dataclasses.Field[object]") -> str:
+    if one.default is dataclasses.MISSING:
+        return {"store_url": "`chdb://` + `./usage-data`", "journal_dir": "`usage-meter-UID` in the temporary one"}[
+            one.name
+        ]
+    return "(none)" if one.default in ("", None) else f"`{one.default}`"
+
+
+@pytest.mark.parametrize("row", rows(MeterSettings, "USAGE_METER_") + rows(Settings, "AGGREGATOR_"))
+def test_every_setting_is_documented_as_it_is(row: str) -> None:
+    assert row in README
 
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
