@@ -18,6 +18,12 @@ from aggregator.measures import CONCURRENCY, Metric, Number, is_additive, metric
 OTHER = "__other__"
 """The key of the series that holds all that is beyond `top`."""
 
+ONE_GROUP = "one_group"
+"""The name under which a statement knows one of a call's groups."""
+
+Top = Sequence[Sequence[str]]
+"""The keys that have a series of their own: what `top_statement` gave."""
+
 MAX_BUCKETS = 50_000  # a month of minutes; a chart shows a thousand, and an answer must fit into memory
 
 
@@ -107,7 +113,35 @@ def moment(micros: int, bind: Binder) -> str:
     return f"fromUnixTimestamp64Micro({bind(micros, 'Int64')}, 'UTC')"
 
 
-def usage_statement(query: UsageQuery) -> Statement | None:
+def top_statement(query: UsageQuery) -> Statement | None:
+    """Rows of breakdown values, the first `top` of them; None without a breakdown.
+
+    The list is by the first metric that adds up, over the whole range; a tie goes to the lesser value, so that the
+    same question has the same answer. Calls that only reach into the range have a share in its concurrency alone:
+    they rank as nothing. Both of the statements below take the same list, or their series would not fit together.
+    """
+    if not query.breakdown:
+        return None
+    bind = Binder()
+    names = ", ".join(f"k{i}" for i in range(len(query.breakdown)))
+    keys, join = _plain_keys(query, bind)
+    selected = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
+    ranked = next((name for name in query.metrics if is_additive(name)), "requests")
+    rank = metric(ranked, bind).sql[0]
+    shared = conditions(query.audience, query.filters, bind)
+    where = " AND ".join(shared + in_range(query.start_us, query.end_us, bind))
+    parts = [f"SELECT {selected}, {rank} AS rank FROM events FINAL {join}WHERE {where} GROUP BY {names}"]
+    if _asks_concurrency(query):
+        where = " AND ".join(shared + _overlaps(query, bind))
+        parts.append(f"SELECT DISTINCT {selected}, 0 AS rank FROM events FINAL {join}WHERE {where}")
+    return Statement(
+        f"SELECT {names} FROM ({' UNION ALL '.join(parts)}) "
+        f"GROUP BY {names} ORDER BY sum(rank) DESC, {names} LIMIT {bind(query.top, 'UInt32')}",
+        bind.parameters,
+    )
+
+
+def usage_statement(query: UsageQuery, top: Top = ()) -> Statement | None:
     """Rows `(is_total, bucket start, breakdown…, aggregate…)`; None when only concurrency is asked for.
 
     The aggregates stand in the order of `_plain`, each metric's own behind one another.
@@ -117,7 +151,7 @@ def usage_statement(query: UsageQuery) -> Statement | None:
     if not metrics:
         return None
     where = " AND ".join(conditions(query.audience, query.filters, bind) + in_range(query.start_us, query.end_us, bind))
-    keys, joins = _keys(query, where, bind)
+    keys, join = _keys(query, top, bind)
     columns = [sql for one in metrics for sql in one.sql]
     bucket = _bucket_of("toUnixTimestamp64Micro(started)", query, bind)
     names = ", ".join(f"k{i}" for i in range(len(keys)))
@@ -125,25 +159,24 @@ def usage_statement(query: UsageQuery) -> Statement | None:
     return Statement(
         f"SELECT grouping(bucket) AS is_total, {every}, {', '.join(columns)} "
         f"FROM (SELECT *, {bucket} AS bucket{''.join(f', {key} AS k{i}' for i, key in enumerate(keys))} "
-        f"FROM events FINAL {joins}WHERE {where}) "
+        f"FROM events FINAL {join}WHERE {where}) "
         f"GROUP BY GROUPING SETS (({every}), ({names}))",
         bind.parameters,
     )
 
 
-def concurrency_statement(query: UsageQuery) -> Statement | None:
+def concurrency_statement(query: UsageQuery, top: Top = ()) -> Statement | None:
     """Rows `(is_total, bucket start, breakdown…, peak, microseconds in flight)`; None when it is not asked for.
 
     A call's interval `[started, started + duration)` is cut at the boundaries. Where two grouping sets meet, the
     pieces of one call touch without overlapping, so the peak of the whole range is exact as well.
     """
-    if not any(name in CONCURRENCY for name in query.metrics):
+    if not _asks_concurrency(query):
         return None
     bind = Binder()
     start, end = bind(query.start_us, "Int64"), bind(query.end_us, "Int64")
-    overlaps = [f"started < {moment(query.end_us, bind)}", f"toUnixTimestamp64Micro(started) + duration_us > {start}"]
-    where = " AND ".join(conditions(query.audience, query.filters, bind) + overlaps)
-    keys, joins = _keys(query, where, bind)
+    where = " AND ".join(conditions(query.audience, query.filters, bind) + _overlaps(query, bind))
+    keys, join = _keys(query, top, bind)
     names = ", ".join(f"k{i}" for i in range(len(keys)))
     every = f"bucket, {names}" if names else "bucket"
     bounds = _bounds(query, bind)
@@ -158,7 +191,7 @@ def concurrency_statement(query: UsageQuery) -> Statement | None:
         f"FROM (SELECT greatest(toUnixTimestamp64Micro(started), {start}) AS begins, "
         f"least(toUnixTimestamp64Micro(started) + duration_us, {end}) AS ends"
         f"{''.join(f', {key} AS k{i}' for i, key in enumerate(keys))} "
-        f"FROM events FINAL {joins}WHERE {where}) WHERE ends > begins) "
+        f"FROM events FINAL {join}WHERE {where}) WHERE ends > begins) "
         f"GROUP BY GROUPING SETS (({every}), ({names}))",
         bind.parameters,
     )
@@ -181,32 +214,41 @@ def _bucket_of(micros: str, query: UsageQuery, bind: Binder) -> str:
     return f"roundDown({micros}, {_bounds(query, bind)})"
 
 
-def _keys(query: UsageQuery, where: str, bind: Binder) -> tuple[list[str], str]:
+def _asks_concurrency(query: UsageQuery) -> bool:
+    return any(name in CONCURRENCY for name in query.metrics)
+
+
+def _overlaps(query: UsageQuery, bind: Binder) -> list[str]:
+    """The calls whose interval `[started, started + duration)` has a part in the range: one without length has none."""
+    ends = "toUnixTimestamp64Micro(started) + duration_us"
+    begins_before = f"started < {moment(query.end_us, bind)}"
+    return [begins_before, f"{ends} > {bind(query.start_us, 'Int64')}", "duration_us > 0"]
+
+
+def _plain_keys(query: UsageQuery, bind: Binder) -> tuple[list[str], str]:
+    """The breakdown's expressions, and the join by which a call counts in each of its groups."""
+    keys = [ONE_GROUP if name == "group" else expression(name, bind) for name in query.breakdown]
+    return keys, f"ARRAY JOIN {expression('group', bind)} AS {ONE_GROUP} " if ONE_GROUP in keys else ""
+
+
+def _keys(query: UsageQuery, top: Top, bind: Binder) -> tuple[list[str], str]:
     """The breakdown's expressions with all beyond `top` as OTHER, and the join that a group breakdown needs.
 
-    The top list is by the first metric that adds up, over the whole range; a tie goes to the lesser value, so that
-    the same question has the same answer. A call in several groups that are not in the list counts once in OTHER.
+    A call in several groups that are not in the list counts once in OTHER, so that nothing counts twice there.
     """
     if not query.breakdown:
         return [], ""
-    values = [expression(name, bind) for name in query.breakdown]
-    joined = "".join(
-        f"ARRAY JOIN {value} AS one_group "
-        for name, value in zip(query.breakdown, values, strict=True)
-        if name == "group"
-    )
-    plain = ["one_group" if name == "group" else value for name, value in zip(query.breakdown, values, strict=True)]
-    ranked = next((name for name in query.metrics if is_additive(name)), "requests")
-    rank = metric(ranked, bind).sql[0]
+    plain, join = _plain_keys(query, bind)
     key = f"({', '.join(plain)})" if len(plain) > 1 else plain[0]
-    top = (
-        f"(SELECT {key} FROM events FINAL {joined}WHERE {where} "
-        f"GROUP BY {', '.join(plain)} ORDER BY {rank} DESC, {', '.join(plain)} LIMIT {bind(query.top, 'UInt32')})"
-    )
-    if joined and len(plain) == 1:
-        capped = f"arrayDistinct(arrayMap(g -> if(g IN {top}, g, '{OTHER}'), {values[0]}))"
-        return ["one_group"], f"ARRAY JOIN {capped} AS one_group "
-    return [f"if({key} IN {top}, {value}, '{OTHER}')" for value in plain], joined
+    columns = [bind([row[i] for row in top], "Array(String)") for i in range(len(plain))]
+    names = [f"t{i}" for i in range(len(plain))]
+    listed = ", ".join(f"{values} AS {name}" for values, name in zip(columns, names, strict=True))
+    in_top = f"{key} IN (SELECT {', '.join(names)} FROM system.one ARRAY JOIN {listed})"
+    if not join:
+        return [f"if({in_top}, {value}, '{OTHER}')" for value in plain], ""
+    texts, other = ", ".join(f"toString({value})" for value in plain), ", ".join(f"'{OTHER}'" for _ in plain)
+    capped = f"arrayMap({ONE_GROUP} -> if({in_top}, tuple({texts}), tuple({other})), {expression('group', bind)})"
+    return [f"one_key.{i + 1}" for i in range(len(plain))], f"ARRAY JOIN arrayDistinct({capped}) AS one_key "
 
 
 def usage_answer(

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aggregator.errors import NotFoundError
-from aggregator.query import Audience, UsageAnswer, UsageQuery, concurrency_statement, usage_answer, usage_statement
+from aggregator.query import (
+    Audience,
+    UsageAnswer,
+    UsageQuery,
+    concurrency_statement,
+    top_statement,
+    usage_answer,
+    usage_statement,
+)
 from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
@@ -26,7 +34,9 @@ class Reader:
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
-        statement, concurrency = usage_statement(query), concurrency_statement(query)
+        ranking = top_statement(query)
+        top = self._store.select(ranking) if ranking else []
+        statement, concurrency = usage_statement(query, top), concurrency_statement(query, top)
         rows = self._store.select(statement) if statement else []
         peaks = self._store.select(concurrency) if concurrency else []
         return usage_answer(query, rows, peaks, complete_until_us)

@@ -1,4 +1,4 @@
-"""A real store for every test: one engine for the run (chDB opens one path per process), emptied for each test."""
+"""A real store for every test: one engine for each file, emptied for each test (chDB opens one path at a time)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from aggregator.query import Statement
 from aggregator.store import Store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     directory: Path = tmp_path_factory.mktemp("store")
     with Store(f"chdb://{directory}") as store:

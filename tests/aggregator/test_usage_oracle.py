@@ -1,0 +1,215 @@
+"""Every answer of `/v1/usage` equals a plain-Python oracle's, whatever the calls, the question and the zone.
+
+Times gather around bucket edges and clock changes. `USAGE_ORACLE_EXAMPLES` makes the search longer, and then a failure
+is shrunk as well, which takes minutes.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from aggregator.measures import METRICS
+from aggregator.store import Store
+from tests.aggregator import oracle
+from tests.aggregator.oracle import QUARTER_US, Condition, Question
+from tests.aggregator.service import TestedService
+from tests.conftest import RedisServer
+from usage_meter.event import UsageEvent, new_id
+
+EXAMPLES = int(os.environ.get("USAGE_ORACLE_EXAMPLES", "0"))
+PROFILE = settings(
+    max_examples=EXAMPLES or 40,
+    phases=tuple(phase for phase in Phase if EXAMPLES or phase is not Phase.shrink),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
+
+SECOND_US = 1_000_000
+DAY_US = 96 * QUARTER_US
+
+# Where clocks change, by an hour, by half an hour, over midnight, over a whole day, and where the offset itself did.
+MOMENTS = [
+    ("UTC", "2025-03-01T00:00:00+00:00"),
+    ("America/Los_Angeles", "2025-03-09T10:00:00+00:00"),
+    ("America/Los_Angeles", "2025-11-02T09:00:00+00:00"),
+    ("Europe/Berlin", "2024-12-31T23:00:00+00:00"),
+    ("Australia/Lord_Howe", "2025-04-05T15:00:00+00:00"),
+    ("Australia/Lord_Howe", "2025-10-04T15:30:00+00:00"),
+    ("Asia/Kolkata", "2025-06-30T18:30:00+00:00"),
+    ("Asia/Kathmandu", "2024-02-28T18:15:00+00:00"),
+    ("Pacific/Apia", "2011-12-30T10:00:00+00:00"),
+    ("Africa/Cairo", "2023-04-27T22:00:00+00:00"),
+    ("Africa/Cairo", "2024-10-31T21:00:00+00:00"),
+    ("America/St_Johns", "2006-10-29T02:30:00+00:00"),
+    ("Asia/Pyongyang", "2018-05-04T15:00:00+00:00"),
+    ("Asia/Beirut", "2022-10-29T21:00:00+00:00"),
+]
+VALUES = {
+    "voice": ("", "amy", "ben", "__odd's \\ value"), "product": ("tts", "stt"), "model": ("", "v1"),
+    "api_key": ("k1", "k2", "k3"), "user": ("alice", "bob", ""), "method": ("GET", "POST"), "region": ("", "eu"),
+    "route": ("/v1/a", "/v1/b/{id}"),
+    "source": ("", "s1"), "kind": ("request", "webhook"), "outcome": ("ok", "client_error", "disconnected"),
+}  # fmt: skip
+GROUPS = ("", "red", "green", "blue")
+STATUSES = (101, 200, 201, 404, 429, 500)
+DIMENSIONS = (*VALUES, "group", "status", "attribute.tier")
+ALL_METRICS = (*METRICS, "quantity.characters", "quantity.never")
+
+_names = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedService]:
+    directory = tmp_path_factory.mktemp("oracle")
+    server = RedisServer(directory)
+    server.start()
+    try:
+        with Store(f"chdb://{directory}/store") as store, server.client() as client:
+            tested = TestedService(store, client, secret="")
+            with tested.http:
+                yield tested
+    finally:
+        server.kill()
+
+
+offsets = st.one_of(
+    st.sampled_from((-DAY_US, 0, 0, 0, DAY_US)),
+    st.integers(-8, 8).map(lambda n: n * QUARTER_US),
+    st.integers(-3 * 96, 3 * 96).map(lambda n: n * QUARTER_US),
+    st.integers(-40, 40).map(lambda n: n * DAY_US),
+)
+jitters = st.one_of(
+    st.sampled_from((0, 0, -1, 1, SECOND_US, -SECOND_US)), st.integers(0, QUARTER_US), st.integers(-DAY_US, DAY_US)
+)
+durations = st.one_of(
+    st.sampled_from((0, 1, SECOND_US, QUARTER_US, DAY_US)), st.integers(0, 5 * SECOND_US), st.integers(0, 2 * DAY_US)
+)
+credits = st.one_of(st.integers(0, 5 * 10**6), st.integers(-(10**6), 10**12), st.just(0))
+
+
+@st.composite
+def calls(draw: st.DrawFn, workspace: str, anchor: int) -> UsageEvent:
+    started_us = anchor + draw(offsets) + draw(jitters)
+    duration_us = draw(durations)
+    texts: dict[str, Any] = {name: draw(st.sampled_from(values)) for name, values in VALUES.items()}
+    return UsageEvent(
+        id=new_id(started_us),
+        workspace=workspace,
+        started_us=started_us,
+        duration_us=duration_us,
+        ttfb_us=draw(st.none() | st.integers(0, duration_us)),
+        groups=tuple(draw(st.lists(st.sampled_from(GROUPS[1:]), max_size=3, unique=True))),
+        status=draw(st.sampled_from(STATUSES)),
+        credits_micro=draw(credits),
+        request_bytes=draw(st.integers(0, 2**40)),
+        response_bytes=draw(st.integers(0, 2**40)),
+        quantities=draw(st.dictionaries(st.just("characters"), st.integers(0, 4000).map(lambda n: n / 4))),
+        attributes=draw(st.dictionaries(st.just("tier"), st.sampled_from(("gold", "tin")))),
+        **texts,
+    )
+
+
+@st.composite
+def deliveries(draw: st.DrawFn, workspace: str, anchor: int) -> list[UsageEvent]:
+    """Calls as they come in: in any order, some several times, some corrected, even before what they correct."""
+    events = draw(st.lists(calls(workspace, anchor), min_size=1, max_size=25))
+    for event in draw(st.lists(st.sampled_from(events), max_size=5)):
+        events.append(draw(st.just(event) | corrections(event)))
+    return draw(st.permutations(events))
+
+
+@st.composite
+def corrections(draw: st.DrawFn, event: UsageEvent) -> UsageEvent:
+    other = draw(calls(event.workspace, event.started_us))
+    changed = msgspec.structs.replace(other, id=event.id, started_us=event.started_us)
+    # A version of its own: of two corrections with the same one, which of them holds is not promised.
+    return msgspec.structs.replace(changed, version=event.version + draw(st.integers(1, 10**6)))
+
+
+@st.composite
+def conditions(draw: st.DrawFn, dimension: str) -> Condition:
+    known = {**VALUES, "group": GROUPS, "attribute.tier": ("", "gold", "tin", "none")}
+    known["status"] = (*map(str, STATUSES), "2xx", "4xx")
+    values = draw(st.lists(st.sampled_from(known[dimension]), min_size=1, max_size=2, unique=True))
+    return Condition(dimension, tuple(values), draw(st.booleans()))
+
+
+@st.composite
+def questions(draw: st.DrawFn, zone: str, anchor: int, workspace: str) -> Question:
+    interval = draw(st.sampled_from(("minute", "hour", "day", "day", "week", "month", "year", "total")))
+    days = {"minute": 0.4, "hour": 6}.get(interval, draw(st.sampled_from((1, 8, 80, 500))))
+    first, second = sorted(
+        (draw(edges(zone, anchor, int(days * DAY_US))), draw(edges(zone, anchor, int(days * DAY_US))))
+    )
+    asked = st.lists(st.sampled_from(ALL_METRICS), min_size=1, max_size=4, unique=True)
+    metrics = tuple(draw(st.just(list(ALL_METRICS)) | asked))
+    narrowed = draw(st.lists(st.sampled_from(DIMENSIONS), max_size=2, unique=True))
+    chosen = [draw(conditions(name)) for name in narrowed]
+    return Question(
+        start_us=first,
+        end_us=second if second > first else first + QUARTER_US,
+        zone=zone,
+        interval=interval,
+        metrics=metrics,
+        breakdown=tuple(draw(st.lists(st.sampled_from(DIMENSIONS), max_size=2, unique=True))),
+        conditions=(*chosen, Condition("workspace", (workspace,))),
+        top=draw(st.sampled_from((1, 2, 20))),
+        cumulative=all(oracle.is_additive(name) for name in metrics) and draw(st.booleans()),
+    )
+
+
+@st.composite
+def edges(draw: st.DrawFn, zone: str, anchor: int, reach: int) -> int:
+    """A moment near the anchor: a midnight there, a quarter of an hour, or any."""
+    moment = anchor + draw(st.integers(-reach, reach))
+    kind = draw(st.sampled_from(("midnight", "quarter", "any")))
+    if kind == "any":
+        return moment
+    if kind == "quarter":
+        return moment - moment % QUARTER_US
+    local = (oracle.EPOCH + timedelta(microseconds=moment)).astimezone(ZoneInfo(zone))
+    midnight = datetime.combine(date(local.year, local.month, local.day), datetime.min.time(), ZoneInfo(zone))
+    return oracle.micros(midnight.isoformat())
+
+
+def check(service: TestedService, events: list[UsageEvent], question: Question) -> None:
+    response = service.http.get(f"/v1/usage?{urlencode(question.parameters())}")
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = json.loads(response.text, parse_float=Decimal)
+    expected = oracle.answer(events, question)
+
+    assert [oracle.micros(text) for text in document["buckets"]] == expected.bounds
+    found = {}
+    for series in document["series"]:
+        key = tuple(series["key"][name] for name in question.breakdown)
+        assert (series["metric"], key) not in found
+        found[series["metric"], key] = (series["values"], series["total"])
+    assert found.keys() == expected.series.keys()
+    for name, (values, total) in expected.series.items():
+        assert found[name][0] == values, name
+        assert found[name][1] == total, (name, "total")
+
+
+@given(st.data())
+@PROFILE
+def test_every_answer_equals_the_oracle(service: TestedService, data: st.DataObject) -> None:
+    zone, moment = data.draw(st.sampled_from(MOMENTS))
+    workspace, anchor = f"w{next(_names)}", oracle.micros(moment)
+    events = data.draw(deliveries(workspace, anchor))
+    for first in range(0, len(events), 9):
+        service.store.insert(events[first : first + 9])
+
+    for _ in range(4):
+        check(service, events, data.draw(questions(zone, anchor, workspace)))
