@@ -19,6 +19,11 @@ import redis
 T = TypeVar("T")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=50, help="how many workers the fault suite kills (default 50)")
+    parser.addoption("--outage-seconds", type=float, default=3.0, help="how long Redis hangs there (default 3)")
+
+
 def missing(what: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")

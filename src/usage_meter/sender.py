@@ -21,7 +21,8 @@ from usage_meter.segment import Segment, Slice
 logger = logging.getLogger("usage_meter")
 
 FLUSH_SECONDS = 0.1  # what a live view may lag behind; fewer, larger entries cost Redis and the reader less
-HEARTBEAT_SECONDS = 2.5  # how soon a restarted Redis, or a dead process's journal, is noticed
+HEARTBEAT_SECONDS = 2.5  # how soon a restarted Redis is noticed; far less than what was sent to it is kept
+LOOK_SECONDS = 1.0  # how soon a dead process's journal is found; some system calls for each living one
 LONGEST_PAUSE = 2.0  # between two attempts while Redis is away: it is seen soon after it is back
 INSTANCE_SECONDS = 3600  # how long a process that records no longer is remembered
 
@@ -108,7 +109,7 @@ class Sender:
 
     def _keep_house(self) -> None:
         if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 (spreads)
+            self._next_look = time.monotonic() + LOOK_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 (spreads)
             self._journal.look_around()
         self._journal.prepare()
 
