@@ -47,3 +47,46 @@ CREATE TABLE IF NOT EXISTS events (
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMMDD(started)
 ORDER BY (workspace, started, id)
+;
+-- labels: the display name of a dimension's value, per workspace. The newest row counts; an empty label is none.
+CREATE TABLE IF NOT EXISTS labels (
+    workspace  String,
+    dimension  LowCardinality(String),
+    value      String,
+    label      String,
+    written_us UInt64
+)
+ENGINE = ReplacingMergeTree(written_us)
+ORDER BY (workspace, dimension, value)
+;
+-- limits: monthly credits and concurrency of a workspace, a user or an API key. The newest row counts; null is none.
+CREATE TABLE IF NOT EXISTS limits (
+    workspace       String,
+    subject         LowCardinality(String),
+    value           String,
+    monthly_credits Nullable(Decimal(18, 6)),
+    concurrency     Nullable(UInt32),
+    written_us      UInt64
+)
+ENGINE = ReplacingMergeTree(written_us)
+ORDER BY (workspace, subject, value)
+;
+-- audit: who exported or changed what, in the order of time.
+CREATE TABLE IF NOT EXISTS audit (
+    at        DateTime64(6, 'UTC'),
+    workspace String,
+    user      String,
+    role      LowCardinality(String),
+    action    LowCardinality(String),
+    detail    String
+)
+ENGINE = MergeTree
+ORDER BY (workspace, at)
+;
+-- revoked: tokens that are refused before they expire, by their id.
+CREATE TABLE IF NOT EXISTS revoked (
+    token_id String,
+    at       DateTime64(6, 'UTC')
+)
+ENGINE = ReplacingMergeTree(at)
+ORDER BY token_id
