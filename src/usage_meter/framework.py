@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from usage_meter.call import current
-from usage_meter.route import UNMATCHED, braces
+from usage_meter.route import UNMATCHED, braces, route_of_environ
 
 LAYERS = 16  # middlewares that are looked through on the way to the framework's own app; more would be a cycle
 
@@ -46,15 +46,15 @@ def _unmatched(path: str) -> str:
 def _ask_flask(app: Any) -> RouteByPath:
     from flask import got_request_exception
 
-    got_request_exception.connect(_flask_exception, app)
+    got_request_exception.connect(_flask_failure, app)
     return _unmatched
 
 
 def _ask_quart(app: Any) -> RouteByPath:
     from quart import got_request_exception, got_websocket_exception
 
-    got_request_exception.connect(_flask_exception, app)
-    got_websocket_exception.connect(_flask_exception, app)
+    got_request_exception.connect(_quart_failure, app)
+    got_websocket_exception.connect(_quart_failure, app)
     app.before_request(_quart_route)
     app.before_websocket(_quart_route)
     return _unmatched
@@ -86,7 +86,17 @@ ASK: dict[str, Callable[[Any], RouteByPath]] = {
 }
 
 
-def _flask_exception(app: Any, exception: BaseException, **extra: object) -> None:
+def _flask_failure(app: Any, exception: BaseException, **extra: object) -> None:
+    """The exception; and its route, for when it passes through Flask without a response."""
+    from flask import request
+
+    if call := current.get():
+        call.note_exception(exception)
+        if request.url_rule and not call.route:
+            call.route = route_of_environ(request.environ, getattr(call, "script_name", "")) or ""
+
+
+def _quart_failure(app: Any, exception: BaseException, **extra: object) -> None:
     if call := current.get():
         call.note_exception(exception)
 

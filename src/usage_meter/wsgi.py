@@ -67,7 +67,17 @@ class UsageMeterMiddleware:
 class WSGICall(BodyCall):
     """One request; its `start_response` and `write` stand between the app and the server's."""
 
-    __slots__ = ("_file_wrapper", "_start_response", "_write", "door", "environ", "file", "script_name", "sends_file")
+    __slots__ = (
+        "_file_wrapper",
+        "_start_response",
+        "_write",
+        "chosen_route",
+        "door",
+        "environ",
+        "file",
+        "script_name",
+        "sends_file",
+    )
 
     def __init__(self, door: UsageMeterMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self.script_name: str = environ.get("SCRIPT_NAME", "")
@@ -81,6 +91,7 @@ class WSGICall(BodyCall):
         self.read_headers(environ)
         if environ.get("HTTP_TRANSFER_ENCODING") and not environ.get("CONTENT_LENGTH"):
             environ["wsgi.input"] = CountedInput(self, environ["wsgi.input"])
+        self.chosen_route: str | None = None
         self.file: object = None
         self.sends_file = False  # whether the server gets that file itself, and not something that iterates over it
         self._file_wrapper: Any = environ.get(FILE_WRAPPER)
@@ -88,8 +99,7 @@ class WSGICall(BodyCall):
             environ[FILE_WRAPPER] = self.wrap_file
 
     def framework_route(self) -> str:
-        route = route_of_environ(self.environ, self.script_name)
-        return self.door.route_by_path(self.path) if route is None else route
+        return self.door.route_by_path(self.path) if self.chosen_route is None else self.chosen_route
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         """The app's `start_response`."""
@@ -103,6 +113,7 @@ class WSGICall(BodyCall):
 
     def _answered(self, status: str, headers: Headers, exc_info: ExcInfo | None) -> None:
         self.status = int(status[:3])
+        self.chosen_route = route_of_environ(self.environ, self.script_name)  # Flask takes it away again, afterwards
         if exc_info is not None:  # the app answers with an error page for this exception
             self.note_exception(exc_info[1])
         self.content_length = None
