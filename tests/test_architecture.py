@@ -18,6 +18,7 @@ AGGREGATOR_RANKS = {
     "query": 3,
     "cover": 4, "request_log": 4, "store": 5,
     "backlog": 5, "tokens": 5, "embedded_redis": 5,
+    "labels": 5.5, "limits": 5.5, "audit": 5.5, "revocations": 5.5,
     "live": 6, "parameters": 6, "reader": 6, "rollup": 6, "ingest": 6, "charts": 6, "export": 6, "dead_letters": 6,
     "consumer": 7, "openapi": 7, "verify": 7,
     "metrics": 8, "api": 8,

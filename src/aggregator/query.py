@@ -6,8 +6,8 @@ whole range is not made from those of its buckets. Concurrency needs a statement
 every bucket that its interval touches, not only in the one in which it started.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -79,10 +79,13 @@ class Series:
     key: dict[str, str]
     values: list[Number | None]
     total: Number | None
+    names: dict[str, str] = field(default_factory=dict)
+    """The display names of the key's dimensions, where there are any."""
 
     @property
     def label(self) -> str:
-        return " · ".join(value or "(none)" for value in self.key.values()) if self.key else "All"
+        shown = [self.names.get(dimension) or value or "(none)" for dimension, value in self.key.items()]
+        return " · ".join(shown) if shown else "All"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +264,17 @@ def usage_answer(
     table.add(rows, _plain(query, bind))
     table.add(concurrency, _concurrency_metrics(query, bounds))
     return UsageAnswer(query, bounds, table.series(), complete_until_us)
+
+
+def named(answer: UsageAnswer, names: Mapping[str, Mapping[str, str]]) -> UsageAnswer:
+    """The answer with display names (dimension → value → label) on its series."""
+    if not any(names.values()):
+        return answer
+    series = [
+        replace(one, names={d: names[d][v] for d, v in one.key.items() if v in names.get(d, {})})
+        for one in answer.series
+    ]
+    return replace(answer, series=series)
 
 
 def _concurrency_metrics(query: UsageQuery, bounds: list[int]) -> list[Metric]:

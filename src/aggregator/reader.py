@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aggregator.errors import NotFoundError
+from aggregator.labels import Labels
 from aggregator.query import (
     Audience,
     UsageAnswer,
     UsageQuery,
     concurrency_statement,
+    named,
     top_statement,
     usage_answer,
     usage_statement,
@@ -28,8 +30,9 @@ from aggregator.store import Store
 class Reader:
     """`complete_until` gives the moment (UTC microseconds) up to which nothing is on its way to the store any more."""
 
-    def __init__(self, store: Store, complete_until: Callable[[], int]) -> None:
+    def __init__(self, store: Store, complete_until: Callable[[], int], labels: Labels | None = None) -> None:
         self._store = store
+        self._labels = labels or Labels(store)
         self._complete_until = complete_until
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
@@ -39,7 +42,8 @@ class Reader:
         statement, concurrency = usage_statement(query, top), concurrency_statement(query, top)
         rows = self._store.select(statement) if statement else []
         peaks = self._store.select(concurrency) if concurrency else []
-        return usage_answer(query, rows, peaks, complete_until_us)
+        answer = usage_answer(query, rows, peaks, complete_until_us)
+        return named(answer, self._labels.of(query.audience.workspace, query.breakdown))
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
         return requests_answer(query, self._store.select(requests_statement(query)))

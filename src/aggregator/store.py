@@ -85,6 +85,13 @@ class Store:
                     raise RejectedError(_first_line(error)) from error
                 raise
 
+    def write(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A few rows into one of the small tables (labels, limits, audit, revoked); safe when it returns."""
+        if not rows:
+            return
+        with self._client() as client:
+            client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
+
     def select(self, statement: Statement) -> list[Sequence[Any]]:
         with self._client() as client:
             return list(client.query(statement.sql, parameters=statement.parameters, settings=_SETTINGS).result_rows)
