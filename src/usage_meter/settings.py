@@ -78,7 +78,8 @@ class MeterSettings:
     def __post_init__(self) -> None:
         parts = _split(self.redis_url)
         if parts.scheme not in SCHEMES or not (parts.netloc or parts.path):
-            raise MeterSettingsError("redis_url", self.redis_address, f"a URL, {' or '.join(SCHEMES)}://host:port")
+            right = f"a URL such as redis://host:6379/0 ({', '.join(SCHEMES)})"
+            raise MeterSettingsError("redis_url", self.redis_address, right)
         if not 0 < self.redis_timeout <= 600:
             raise MeterSettingsError("redis_timeout", self.redis_timeout, "seconds, more than 0 and at most 600")
         if self.journal_max_bytes < LEAST_JOURNAL_BYTES:
