@@ -75,7 +75,7 @@ def router(reader: Reader, ingest: Ingest, principal: PrincipalOf, now: Callable
         who = principal(request)
         if not who.may_ingest():
             raise ForbiddenError("recording events needs an ingest or an operator token")
-        recorded = parse_events(await _body(request), who, now_us())
+        recorded = parse_events(await body_of(request), who, now_us())
         await run_in_threadpool(ingest.send, recorded)
         return Response(export.to_json({"accepted": len(recorded)}), 202, media_type="application/json")
 
@@ -116,7 +116,7 @@ class BodyTooLargeError(Exception):
     """More than one request may bring."""
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
     """The whole body, refused as soon as it grows too large: the length that a client declares is not trusted."""
     body = bytearray()
     async for chunk in request.stream():

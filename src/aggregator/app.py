@@ -19,12 +19,15 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, export, pages
+from aggregator import api, directory, export, pages
+from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
 from aggregator.embedded_redis import EmbeddedRedis
 from aggregator.errors import SettingsError, StoreError
 from aggregator.ingest import Ingest
+from aggregator.labels import Labels
+from aggregator.limits import Limits
 from aggregator.live import Live
 from aggregator.metrics import CONTENT_TYPE, Metrics
 from aggregator.reader import Reader
@@ -121,6 +124,8 @@ def create_app(
     if role != "consumer":
         principal = api.principal_of(tokens)
         app.include_router(api.router(reader, ingest, principal))
+        labels, limits, audit = Labels(store), Limits(store), Audit(store)
+        app.include_router(directory.router(reader, labels, limits, audit, principal))
         app.include_router(pages.router(reader, principal))
     if not tokens.required:
         # Without a secret whoever reaches us is an operator: a web page elsewhere must not, by a name that it

@@ -229,3 +229,76 @@ def responses(description: str, schema: Schema, *, status: int = 200, csv: bool 
         },
         503: error("Redis or the store cannot be reached, or is busy."),
     }
+
+
+def _operation(description: str, schema: Schema, *parameters: Schema, body: Schema | None = None) -> Schema:
+    """An endpoint's keyword arguments: its answers, parameters and body."""
+    extra: Schema = {"parameters": list(parameters)}
+    if body:
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return {
+        "responses": responses(description, schema) | {404: error("There is no such thing here.")},
+        "openapi_extra": extra,
+    }
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+_INTEGER: Schema = {"type": "integer", "minimum": 0}
+_NAMES: Schema = {"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}}
+_WORKSPACE = _parameter("workspace", "An operator's: whose; other tokens say it themselves.", _TEXT)
+_LIMIT: Schema = {
+    "type": "object",
+    "required": ["subject"],
+    "additionalProperties": False,
+    "properties": {
+        "subject": {"type": "string", "enum": ["workspace", "user", "api_key"]},
+        "value": {"type": "string", "maxLength": 256},
+        "monthly_credits": {"type": ["number", "null"], "minimum": 0, "exclusiveMaximum": 10**12},
+        "concurrency": {"type": ["integer", "null"], "minimum": 0, "exclusiveMaximum": 2**32},
+    },
+    "example": {"subject": "user", "value": "alice", "monthly_credits": 10000},
+}
+
+VALUES = _operation(
+    "The values, the most credits first.",
+    _object(
+        dimension=_TEXT,
+        values=_list(_object(value=_TEXT, label=_TEXT, requests=_INTEGER, credits={"type": "number"})),
+        more={"type": "boolean"},
+    ),
+    _parameter("q", "Only values whose label or identifier contains this.", _TEXT),
+    _parameter("limit", "Values to look at.", {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 100}),
+    *_RANGE,
+    *_FILTERS,
+)
+LABELS = _operation("The display names, by value.", _object(labels=_NAMES), _WORKSPACE)
+PUT_LABELS = _operation("They are set.", _object(labels=_NAMES), _WORKSPACE, body=_NAMES)
+LIMITS = _operation(
+    "What is set, used and left.",
+    _object(
+        limits=_list(
+            _object(
+                subject=_TEXT,
+                value=_TEXT,
+                monthly_credits=_NUMBER,
+                concurrency={"type": ["integer", "null"]},
+                credits_used={"type": "number"},
+                credits_remaining=_NUMBER,
+            )
+        )
+    ),
+    _WORKSPACE,
+    _parameter("tz", "The zone in which the month begins.", {"type": "string", "default": "UTC"}),
+)
+PUT_LIMITS = _operation("They are set.", _object(accepted=_INTEGER), _WORKSPACE, body=_list(_LIMIT))
+AUDIT = _operation(
+    "The newest entries.",
+    _object(entries=_list(_object(time=_TEXT, workspace=_TEXT, user=_TEXT, role=_TEXT, action=_TEXT, detail=_TEXT))),
+)

@@ -1,0 +1,216 @@
+"""What a workspace calls its things, and what it allows them: dimension values, labels, limits and the audit log.
+
+Reading follows the token like every question. Writing is an admin's, for the own workspace, or an operator's, who
+names one; the workspace's own limit is the operator's alone, since it is what was agreed with the customer.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import tzinfo
+from decimal import Decimal
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from msgspec import Meta
+
+from aggregator import openapi
+from aggregator.api import PrincipalOf, body_of, json_response
+from aggregator.audit import Audit
+from aggregator.buckets import floor_us
+from aggregator.dimensions import Filter, is_dimension
+from aggregator.errors import NotFoundError, Problem, QueryError
+from aggregator.labels import Labels
+from aggregator.limits import Limit, Limits, Subject
+from aggregator.measures import exact
+from aggregator.parameters import usage_query, zone_of
+from aggregator.query import OTHER, Audience, UsageQuery
+from aggregator.reader import Reader
+from aggregator.tokens import ForbiddenError, Principal
+from usage_meter.event import MICRO, to_micro
+
+DEFAULT_VALUES = 100  # of a picker
+MAX_VALUES = 1000
+MAX_TEXT = 256  # characters of a label: it stands in a legend
+
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+
+
+class IncomingLimit(msgspec.Struct, forbid_unknown_fields=True):
+    """One limit as the API takes it: null takes a limit away."""
+
+    subject: Subject
+    value: Text = ""
+    monthly_credits: Annotated[int, Meta(ge=0, lt=10**12)] | Annotated[float, Meta(ge=0, lt=10**12)] | None = None
+    concurrency: Annotated[int, Meta(ge=0, lt=2**32)] | None = None
+
+
+_labels = msgspec.json.Decoder(dict[Text, Text])
+_limits = msgspec.json.Decoder(list[IncomingLimit])
+
+
+def router(
+    reader: Reader,
+    labels: Labels,
+    limits: Limits,
+    audit: Audit,
+    principal: PrincipalOf,
+    now: Callable[[], float] = time.time,
+) -> APIRouter:
+    """The endpoints over these collaborators; `now` in Unix seconds."""
+    routes = APIRouter(prefix="/v1")
+
+    def now_us() -> int:
+        return int(now() * 1_000_000)
+
+    @routes.get("/dimensions/{dimension}", **openapi.VALUES)
+    def values(dimension: str, request: Request) -> Response:
+        """The values of a dimension in the range, the most credits first: for pickers. `q` searches names and ids."""
+        who = principal(request)
+        _known(dimension, who)
+        items = request.query_params.multi_items()
+        search = next((value for name, value in items if name == "q"), "").casefold()
+        rest = [(name, value) for name, value in items if name != "q"]
+        asked = [("metric", "credits"), ("metric", "requests"), ("interval", "total"), ("breakdown", dimension)]
+        limit = [("top", value) for name, value in rest if name == "limit"] or [("top", str(DEFAULT_VALUES))]
+        query = usage_query([*((n, v) for n, v in rest if n != "limit"), *asked, *limit], who, now_us())
+        return json_response(_values(reader, query, dimension, search))
+
+    @routes.get("/labels/{dimension}", **openapi.LABELS)
+    def labels_of(dimension: str, request: Request) -> Response:
+        """The display names of a dimension's values."""
+        who = principal(request)
+        _known(dimension, who)
+        audience = who.widest_audience()
+        return json_response({"labels": labels.of(_workspace(request, who, audience), [dimension])[dimension]})
+
+    @routes.put("/labels/{dimension}", **openapi.PUT_LABELS)
+    async def put_labels(dimension: str, request: Request) -> Response:
+        """Set display names: an object from value to label; an empty label takes one away."""
+        who = principal(request)
+        _known(dimension, who)
+        workspace = _writable(request, who)
+        given = _decoded(_labels, await body_of(request))
+        await run_in_threadpool(labels.put, workspace, dimension, given)
+        await run_in_threadpool(audit.record, who, "labels", f"{dimension}: {', '.join(given)}"[:2000], workspace)
+        return json_response({"labels": given})
+
+    @routes.get("/limits", **openapi.LIMITS)
+    def limits_of(request: Request) -> Response:
+        """Monthly credits and concurrency that are set, what of the credits is used this month and what remains."""
+        who = principal(request)
+        audience = who.widest_audience()
+        workspace = _workspace(request, who, audience)
+        if workspace is None:
+            raise QueryError([Problem("workspace", "is missing: an operator's token says no workspace")])
+        zone = zone_of(request.query_params.get("tz", "UTC"))
+        if zone is None:
+            raise QueryError([Problem("tz", "must be an IANA name such as Europe/Berlin")])
+        visible = [one for one in limits.of(workspace) if _is_visible(one, audience)]
+        whole = Audience(workspace)
+        return json_response({"limits": [_used(reader, one, whole, zone, now_us()) for one in visible]})
+
+    @routes.put("/limits", **openapi.PUT_LIMITS)
+    async def put_limits(request: Request) -> Response:
+        """Set limits: a list; each replaces what was set for its subject."""
+        who = principal(request)
+        workspace = _writable(request, who)
+        given = _decoded(_limits, await body_of(request))
+        _check(given, who)
+        new = [Limit(one.subject, one.value, _credits(one.monthly_credits), one.concurrency) for one in given]
+        await run_in_threadpool(limits.put, workspace, new)
+        detail = ", ".join(f"{one.subject} {one.value}".strip() for one in new)
+        await run_in_threadpool(audit.record, who, "limits", detail[:2000], workspace)
+        return json_response({"accepted": len(new)})
+
+    @routes.get("/audit", **openapi.AUDIT)
+    def audited(request: Request) -> Response:
+        """Who exported or changed what, the newest first: an admin's for the own workspace, an operator's for all."""
+        who = principal(request)
+        return json_response({"entries": audit.entries(who.audience("workspace"))})
+
+    return routes
+
+
+def _values(reader: Reader, query: UsageQuery, dimension: str, search: str) -> dict[str, Any]:
+    series = reader.usage(query).series
+    requests = {one.key[dimension]: one.total for one in series if one.metric == "requests"}
+    found = [
+        {
+            "value": one.key[dimension],
+            "label": one.label,
+            "requests": requests[one.key[dimension]],
+            "credits": one.total,
+        }
+        for one in series
+        if one.metric == "credits" and one.key[dimension] != OTHER
+    ]
+    matching = [one for one in found if search in f"{one['label']}\n{one['value']}".casefold()]
+    return {"dimension": dimension, "values": matching, "more": OTHER in requests}
+
+
+def _used(reader: Reader, limit: Limit, audience: Audience, zone: tzinfo, now_us: int) -> dict[str, Any]:
+    filters = (Filter("kind", ("request",)),)
+    if limit.subject != "workspace":
+        filters += (Filter(limit.subject, (limit.value,)),)
+    start = floor_us(now_us, "month", zone)
+    query = UsageQuery(start, now_us + 1, zone, interval="total", filters=filters, audience=audience)
+    used = Decimal(reader.usage(query).series[0].total or 0)
+    credits = limit.monthly_credits
+    return {
+        "subject": limit.subject,
+        "value": limit.value,
+        "monthly_credits": None if credits is None else exact(credits),
+        "concurrency": limit.concurrency,
+        "credits_used": exact(used),
+        "credits_remaining": None if credits is None else exact(max(Decimal(0), credits - used)),
+    }
+
+
+def _credits(given: float | None) -> Decimal | None:
+    return None if given is None else Decimal(to_micro(given)) / MICRO
+
+
+def _is_visible(limit: Limit, audience: Audience) -> bool:
+    """A member sees the own limit; keys are not told apart by user here, so theirs are an admin's to see."""
+    return audience.user is None or (limit.subject == "user" and limit.value == audience.user)
+
+
+def _known(dimension: str, who: Principal) -> None:
+    if not is_dimension(dimension, who.is_operator):
+        raise NotFoundError(f"there is no dimension '{dimension}': see /docs for those that are")
+
+
+def _workspace(request: Request, who: Principal, audience: Audience) -> str | None:
+    return request.query_params.get("workspace") if who.is_operator else audience.workspace
+
+
+def _writable(request: Request, who: Principal) -> str:
+    """The workspace that this token may change. Raises ForbiddenError, or QueryError when an operator names none."""
+    if who.role == "admin":
+        return who.workspace
+    if not who.is_operator:
+        raise ForbiddenError("changing this needs an admin's or an operator's token")
+    if workspace := request.query_params.get("workspace"):
+        return workspace
+    raise QueryError([Problem("workspace", "is missing: an operator's token says no workspace, so the request must")])
+
+
+def _check(limits: Iterable[IncomingLimit], who: Principal) -> None:
+    for position, one in enumerate(limits):
+        if one.subject == "workspace" and not who.is_operator:
+            raise ForbiddenError("the workspace's own limit is set by an operator")
+        if (one.subject == "workspace") == bool(one.value):
+            right = "must be empty for the workspace itself" if one.value else "must name the user or the key"
+            raise QueryError([Problem(f"[{position}].value", right)])
+
+
+def _decoded(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at `$")
+        raise QueryError([Problem(where.rstrip("`") or "body", message)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise QueryError([Problem("body", f"is not the JSON that is asked for: {error}", "json_invalid")]) from error
