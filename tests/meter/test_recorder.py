@@ -1,5 +1,7 @@
 """What the recorder promises the app and Redis, against a real Redis."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from tests.conftest import RedisServer, wait_until
 from usage_meter import Meter, UsageEvent, keys
 from usage_meter.event import new_id, unpack
+from usage_meter.recorder import Statistics
 
 
 def an_event(**fields: object) -> UsageEvent:
@@ -139,3 +142,149 @@ def test_a_process_says_that_it_lives_and_takes_its_leave(meter: Meter, redis_cl
     meter.close()
     assert redis_client.zrange(keys.INSTANCES, 0, -1) == []
     assert redis_client.smembers(keys.SHARDS) == {b"0"}
+
+
+def test_events_carry_the_name_of_their_process(meter: Meter, redis_client: Any) -> None:
+    meter.record(an_event())
+    meter.record(an_event(instance="a gateway"))
+    name = meter.recorder.instance
+
+    meter.close()
+
+    assert [event.instance for event in stored(redis_client)] == [name, "a gateway"]
+
+
+def test_many_threads_lose_nothing(meter: Meter, redis_client: Any) -> None:
+    events = [an_event(user=f"user-{number}") for number in range(8000)]
+
+    def record(part: int) -> None:
+        for event in events[part::8]:
+            meter.recorder.enter(event.workspace, event.user)
+            meter.record(event)
+            meter.recorder.leave(event.workspace, event.user)
+
+    threads = [threading.Thread(target=record, args=(part,)) for part in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert meter.close()
+
+    assert sorted(event.id for event in stored(redis_client)) == sorted(event.id for event in events)
+    assert meter.recorder.statistics() == Statistics(recorded=8000, sent=8000)
+
+
+def test_a_close_in_the_middle_of_traffic_loses_nothing(meter: Meter, redis_client: Any) -> None:
+    events = [an_event() for _ in range(3000)]
+    recording = threading.Thread(target=lambda: [meter.record(event) for event in events])
+    recording.start()
+    while recording.is_alive():
+        meter.close()
+    meter.close()
+
+    assert {event.id for event in stored(redis_client)} == {event.id for event in events}
+
+
+def test_a_redis_that_is_not_there_is_said_once_and_counted(
+    redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.kill()
+    with Meter(redis_server.url, journal_dir=tmp_path / "journal", environ={}) as meter:
+        event = an_event()
+        meter.record(event)
+        wait_until(lambda: meter.recorder.statistics().send_errors > 1, "it was tried more than once")
+        assert meter.recorder.statistics().queued_bytes > 0
+
+        redis_server.start()
+        wait_until(lambda: meter.recorder.statistics().sent == 1, "the event is sent")
+
+    assert ["takes no events" in record.message for record in caplog.records] == [True, False]
+    with redis_server.client() as client:
+        assert stored(client) == [event]
+
+
+def test_close_waits_no_longer_than_told_for_a_redis_that_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
+        meter = Meter(url, journal_dir=tmp_path / "journal", redis_timeout=60.0, environ={})
+        meter.record(an_event())
+
+        assert not meter.close(timeout=0.2)
+
+
+def test_somebody_else_s_value_in_a_live_key_does_not_stop_events(meter: Meter, redis_client: Any) -> None:
+    month = keys.period_name("month", time.time())
+    redis_client.set(keys.live(0, "requests", "user", month, "acme"), "not a sorted set")
+
+    events = [an_event(user="alice"), an_event(user="bob")]
+    for event in events:
+        meter.record(event)
+
+    assert meter.close()
+    assert stored(redis_client) == events  # once each
+    assert meter.recorder.statistics().failures["live view"] > 0
+
+
+def test_the_calls_of_a_dead_process_age_out(meter: Meter, redis_client: Any) -> None:
+    meter.recorder.enter("acme", "k1")
+    key = keys.inflight(0, meter.recorder.instance)
+    wait_until(lambda: redis_client.exists(key), "the call is published")
+
+    remaining = redis_client.pttl(key)
+    assert 0 < remaining <= keys.INFLIGHT_SECONDS * 1000  # nobody but the living process lengthens it
+    wait_until(lambda: redis_client.pttl(key) > remaining, "the living process has refreshed it")
+
+
+def test_a_leave_without_an_enter_changes_nothing(meter: Meter) -> None:
+    meter.recorder.leave("acme", "k1")
+    meter.recorder.enter("acme", "k1")
+
+    assert meter.recorder.statistics().in_flight == 1
+
+
+def test_workspaces_keep_to_their_shard(redis_server: RedisServer, redis_client: Any, tmp_path: Path) -> None:
+    events = [an_event(workspace=f"w{number % 20}") for number in range(200)]
+    with Meter(redis_server.url, shards=4, journal_dir=tmp_path / "journal", environ={}) as meter:
+        for event in events:
+            meter.record(event)
+
+    for shard in range(4):
+        mine = [event for event in events if keys.shard_of(event.workspace, 4) == shard]
+        assert stored(redis_client, shard) == mine
+    assert redis_client.smembers(keys.SHARDS) == {b"0", b"1", b"2", b"3"}
+
+
+def test_old_hours_are_not_tallied(meter: Meter, redis_client: Any) -> None:
+    long_ago = 1_000_000_000_000_000  # 2001
+    meter.record(an_event(started_us=long_ago, user="alice"))
+    meter.close()
+
+    assert redis_client.keys("um:{0}:live:*") == []
+
+
+def test_webhooks_are_not_tallied(meter: Meter, redis_client: Any) -> None:
+    meter.record(an_event(kind="webhook", credits_micro=1_000_000))
+    meter.close()
+
+    assert redis_client.keys("um:{0}:live:*") == []
+
+
+def test_everything_in_redis_but_the_books_has_a_lifetime(meter: Meter, redis_client: Any) -> None:
+    meter.recorder.enter("acme", "k1")
+    for number in range(50):
+        meter.record(an_event(user=f"user-{number}", credits_micro=1))
+    wait_until(lambda: redis_client.keys("um:{0}:live:*"), "the tally is published")
+
+    lasting = {key for key in redis_client.keys("*") if redis_client.ttl(key) == -1}
+    assert lasting == {b"um:{0}:events", b"um:instances", b"um:shards"}
+
+
+def test_nothing_of_ours_reaches_the_app(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        assert not meter.recorder.record(None)  # type: ignore[arg-type]
+        meter.recorder.enter([], {})  # type: ignore[arg-type]
+        meter.recorder.failed("identify", ZeroDivisionError("the app's own"))
+
+    assert meter.recorder.statistics().failures == {"record": 3, "enter": 3, "identify": 3}
+    assert meter.recorder.statistics().dropped == {"unencodable": 3}
+    assert len(caplog.records) == 3  # once per kind
