@@ -27,7 +27,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROGRESS_SECONDS = 30.0  # how often an open WebSocket reports: soon enough to be seen, seldom enough to cost nothing
-SLOW_SEND_US = 10_000  # a last send that took longer has waited for the client: the duration is corrected by it
+SLOW_SEND_US = 100_000  # a last send that took longer has waited for the client: the duration is corrected by it
 SWITCHING_PROTOCOLS = 101
 
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})  # done; going away; without a code

@@ -19,7 +19,8 @@ RouteByPath = Callable[[str], str]
 def listen(app: Any) -> RouteByPath:
     """Asks the framework that `app` is made of, when it is one of those that have to be asked."""
     for layer in _layers(app):
-        for package in {base.__module__.partition(".")[0] for base in type(layer).__mro__}:
+        for base in type(layer).__mro__:  # in this order: Quart's app is in part Flask's
+            package = base.__module__.partition(".")[0]
             if package in ASK:
                 return ASK[package](layer)
     return _no_router
