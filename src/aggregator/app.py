@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, export, pages
+from aggregator import api, directory, export, live_api, pages
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
@@ -86,7 +86,8 @@ class Service:
         self.consumer = consumer = Consumer(
             client, self.store, backlog, name=_consumer_name(settings), exclusive=settings.is_embedded_store
         )
-        self.metrics = Metrics(backlog, Live(client, backlog), consumer.statistics)
+        live = Live(client, backlog)
+        self.metrics = Metrics(backlog, live, consumer.statistics)
         consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
             reader=Reader(self.store, backlog.complete_until_us),
@@ -95,6 +96,7 @@ class Service:
             metrics=self.metrics,
             store=self.store,
             client=client,
+            live=live,
             role=self.role,
         )
         if self.role != "api":
@@ -115,6 +117,7 @@ def create_app(
     metrics: Metrics,
     store: Store,
     client: "redis.Redis",
+    live: Live,
     role: Role = "all",
 ) -> FastAPI:
     """The web application over these objects: no I/O happens here."""
@@ -123,6 +126,7 @@ def create_app(
     _add_operations(app, metrics, store, client)
     if role != "consumer":
         principal = api.principal_of(tokens)
+        app.include_router(live_api.router(reader, live, Labels(store), principal))  # before /requests/{id}
         app.include_router(api.router(reader, ingest, principal))
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
         app.include_router(directory.router(reader, labels, limits, audit, principal))

@@ -1,6 +1,8 @@
-"""What happens right now, straight from Redis: calls in flight, by workspace and API key.
+"""What happens right now, straight from Redis, before any of it is stored: calls in flight, and the top lists.
 
-Each process publishes its own counts with a lifetime; a process that died stops counting when that is over.
+Each process publishes its own in-flight counts with a lifetime; a process that died stops counting when that is over.
+The top lists are kept while events are sent, so a slice that is sent twice counts twice in them: they are for looking,
+`/v1/usage` is for billing.
 """
 
 import time
@@ -12,6 +14,11 @@ import redis
 
 from aggregator.backlog import Backlog
 from usage_meter import keys
+
+Top = dict[str, dict[str, list[tuple[str, int]]]]
+"""Metric → dimension → (value, amount), the greatest first; credits in micro-credits."""
+
+READ = 1000  # of one sorted set: an app that changed its shards has a value in two of them
 
 
 class Live:
@@ -36,6 +43,26 @@ class Live:
                 for field, count in fields.items():
                     counts[keys.inflight_caller(field)] += int(count)
         return counts
+
+    def top(self, workspace: str, period: keys.Period, count: int) -> Top:
+        """The greatest of the current hour or month (UTC), by metric and dimension."""
+        name = keys.period_name(period, self._now())
+        return {
+            metric: {
+                dimension: self._top(workspace, name, metric, dimension).most_common(count)
+                for dimension in keys.LIVE_DIMENSIONS
+            }
+            for metric in keys.LIVE_METRICS
+        }
+
+    def _top(self, workspace: str, period: str, metric: str, dimension: str) -> Counter[str]:
+        amounts: Counter[str] = Counter()
+        for shard in self._backlog.shards():
+            key = keys.live(shard, metric, dimension, period, workspace)
+            found = cast(list[tuple[bytes, float]], self._redis.zrange(key, 0, READ - 1, desc=True, withscores=True))
+            for value, amount in found:
+                amounts[value.decode("utf-8", "replace")] += int(amount)
+        return amounts
 
     def in_flight_by_workspace(self) -> Counter[str]:
         counts: Counter[str] = Counter()

@@ -302,3 +302,28 @@ AUDIT = _operation(
     "The newest entries.",
     _object(entries=_list(_object(time=_TEXT, workspace=_TEXT, user=_TEXT, role=_TEXT, action=_TEXT, detail=_TEXT))),
 )
+
+_RANKED = _list(_object(value=_TEXT, label=_TEXT, total={"type": "number"}))
+_TOP: Schema = {"type": ["object", "null"], "additionalProperties": {"type": "object", "additionalProperties": _RANKED}}
+_LIVE = _object(
+    in_flight=_INTEGER,
+    in_flight_by_api_key=_list(_object(value=_TEXT, label=_TEXT, requests=_INTEGER)),
+    last_minute=_object(requests=_INTEGER, credits={"type": "number"}, errors=_INTEGER),
+    hour=_TOP,
+    month=_TOP,
+)
+LIVE = _operation("What happens now.", _LIVE, _WORKSPACE)
+
+
+def _stream(description: str, *parameters: Schema) -> Schema:
+    operation = _operation(description, _TEXT, *parameters)
+    operation["responses"][200]["content"] = {"text/event-stream": {"schema": _TEXT}}
+    return operation
+
+
+LIVE_STREAM = _stream("One event every two seconds, each what `/v1/live` answers.", _WORKSPACE)
+TAIL = _stream(
+    "One event per call.",
+    *(one for one in LOG_PARAMETERS if one["name"] in ("q", "min_latency", "tz", "scope")),
+    *_FILTERS,
+)

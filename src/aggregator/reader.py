@@ -7,6 +7,7 @@ from aggregator.errors import NotFoundError
 from aggregator.labels import Labels
 from aggregator.query import (
     Audience,
+    Statement,
     UsageAnswer,
     UsageQuery,
     concurrency_statement,
@@ -18,6 +19,7 @@ from aggregator.query import (
 from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
+    arrived_statement,
     every_request_statement,
     record,
     request_statement,
@@ -52,6 +54,14 @@ class Reader:
         """All calls of the question, without a cap and in flat memory; a failure raises in the middle."""
         for row in self._store.rows(every_request_statement(query)):
             yield record(row, query.zone)
+
+    def now_us(self) -> int:
+        """The store's clock, by which `arrived` counts."""
+        return int(self._store.select(Statement("SELECT toUnixTimestamp64Micro(now64(6))", {}))[0][0])
+
+    def arrived(self, query: RequestsQuery, since_us: int) -> list[dict[str, Any]]:
+        """The calls that were stored after `since_us` of the store's clock, oldest first, at most the query's limit."""
+        return [record(row[1:], query.zone) for row in self._store.select(arrived_statement(query, since_us))]
 
     def request(self, id: str, audience: Audience) -> dict[str, Any]:
         """One call by its event id or request id. Raises NotFoundError."""

@@ -99,6 +99,18 @@ def every_request_statement(query: RequestsQuery) -> Statement:
     return Statement(f"SELECT {', '.join(FIELDS)} FROM events FINAL WHERE {where} ORDER BY {order}", bind.parameters)
 
 
+def arrived_statement(query: RequestsQuery, since_us: int) -> Statement:
+    """Rows `(inserted microseconds, FIELDS…)` of the calls that were stored after `since_us`, in that order."""
+    bind = Binder()
+    where = query.where(bind)
+    limit = bind(query.limit, "UInt32")
+    return Statement(
+        f"SELECT toUnixTimestamp64Micro(inserted) AS arrived_us, {', '.join(FIELDS)} FROM events FINAL "
+        f"WHERE {where} AND inserted > {moment(since_us, bind)} ORDER BY arrived_us, started, id LIMIT {limit}",
+        bind.parameters,
+    )
+
+
 def request_statement(id: str, audience: Audience) -> Statement:
     """Rows of FIELDS for one call, by its event id or by the request id that its client saw; the newest first."""
     bind = Binder()

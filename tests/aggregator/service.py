@@ -28,7 +28,8 @@ class TestedService:
         self.tokens = Tokens(secret)
         self.backlog = backlog = Backlog(client)
         self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True)
-        self.metrics = Metrics(backlog, Live(client, backlog), self.consumer.statistics)
+        live = Live(client, backlog)
+        self.metrics = Metrics(backlog, live, self.consumer.statistics)
         self.consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
             reader=Reader(store, backlog.complete_until_us),
@@ -37,6 +38,7 @@ class TestedService:
             metrics=self.metrics,
             store=store,
             client=client,
+            live=live,
         )
         self.http = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
 
