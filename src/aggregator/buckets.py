@@ -17,6 +17,8 @@ MINUTE_US = 60_000_000
 HOUR_US = 60 * MINUTE_US
 QUARTER_US = 15 * MINUTE_US  # every UTC offset in use is a multiple of it
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MONDAY = date(1970, 1, 5)  # the first of them
+DAY_SECONDS = 86_400
 
 
 def to_us(moment: datetime) -> int:
@@ -49,11 +51,25 @@ def floor_us(moment_us: int, interval: Interval, zone: tzinfo) -> int:
 
 def boundaries(start_us: int, end_us: int, interval: Interval, zone: tzinfo) -> Iterator[int]:
     """The starts of the buckets of `[start_us, end_us)`, rising; the first is `start_us` itself, also amid a bucket."""
+    return _within(start_us, end_us, _starts_after(start_us, interval, zone))
+
+
+def stepped(start_us: int, end_us: int, seconds: int, zone: tzinfo) -> Iterator[int]:
+    """Like `boundaries`, for buckets of so many seconds.
+
+    Whole weeks begin on a Monday and whole days at midnight (several are counted from January 1970, in which Monday
+    was the 5th), whole hours up to a day at full hours counted from each midnight, all by the zone's clock. Every
+    other size is counted from 1970 UTC, whatever the zone.
+    """
+    return _within(start_us, end_us, _steps_after(start_us, seconds, zone))
+
+
+def _within(start_us: int, end_us: int, starts: Iterator[int]) -> Iterator[int]:
     if start_us >= end_us:
         return
     yield start_us
     previous = start_us
-    for boundary in _starts_after(start_us, interval, zone):
+    for boundary in starts:
         if boundary >= end_us:
             return
         if boundary > previous:
@@ -78,6 +94,29 @@ def _starts_after(start_us: int, interval: Interval, zone: tzinfo) -> Iterator[i
     while True:
         day = _next_first_day(day, interval)
         yield midnight_us(day, zone)
+
+
+def _steps_after(start_us: int, seconds: int, zone: tzinfo) -> Iterator[int]:
+    if seconds % DAY_SECONDS == 0:
+        days = seconds // DAY_SECONDS
+        first = MONDAY if days % 7 == 0 else EPOCH.date()
+        day = from_us(start_us, zone).date()
+        day -= timedelta(days=(day - first).days % days)
+        while True:
+            day += timedelta(days=days)
+            yield midnight_us(day, zone)
+    if seconds % 3600 == 0 and seconds < DAY_SECONDS:
+        # From the evening before, since a midnight that happens twice puts a moment before its day's start.
+        day = from_us(start_us, zone).date() - timedelta(days=1)
+        while True:
+            for hour in range(0, 24, seconds // 3600):
+                yield to_us(datetime(day.year, day.month, day.day, hour, tzinfo=zone))
+            day += timedelta(days=1)
+    step_us = seconds * 1_000_000
+    moment = start_us - start_us % step_us
+    while True:
+        moment += step_us
+        yield moment
 
 
 def _floor_hour(moment_us: int, zone: tzinfo) -> int:

@@ -6,12 +6,12 @@ whole range is not made from those of its buckets. Concurrency needs a statement
 every bucket that its interval touches, not only in the one in which it started.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import tzinfo
 from typing import NamedTuple
 
-from aggregator.buckets import Interval, boundaries, runs
+from aggregator.buckets import Interval, boundaries, runs, stepped
 from aggregator.dimensions import Binder, Filter, Parameters, expression
 from aggregator.measures import CONCURRENCY, Metric, Number, is_additive, metric
 
@@ -60,15 +60,22 @@ class UsageQuery:
     filters: tuple[Filter, ...] = ()
     audience: Audience = EVERYBODY
     top: int = 20
+    step_seconds: int | None = None
+    """Buckets of another size than `interval`, which is then a finer one: see `buckets.stepped`."""
 
     def bounds(self) -> list[int]:
         """The starts of the buckets: never more than MAX_BUCKETS + 1 of them, so that a check is cheap."""
         found: list[int] = []
-        for bound in boundaries(self.start_us, self.end_us, self.interval, self.zone):
+        for bound in self._starts():
             found.append(bound)
             if len(found) > MAX_BUCKETS:
                 break
         return found
+
+    def _starts(self) -> Iterator[int]:
+        if self.step_seconds is None:
+            return boundaries(self.start_us, self.end_us, self.interval, self.zone)
+        return stepped(self.start_us, self.end_us, self.step_seconds, self.zone)
 
 
 @dataclass(frozen=True, slots=True)
