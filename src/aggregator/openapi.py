@@ -14,38 +14,36 @@ from aggregator.request_log import MAX_LIMIT
 Schema = dict[str, Any]
 
 
-def _parameter(name: str, description: str, schema: Schema) -> Schema:
+def parameter(name: str, description: str, schema: Schema) -> Schema:
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
 
 
-def _choice(values: tuple[str, ...], default: str) -> Schema:
+def choice(values: tuple[str, ...], default: str) -> Schema:
     return {"type": "string", "enum": list(values), "default": default}
 
 
-_TEXT: Schema = {"type": "string"}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
+TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "array", "items": TEXT}
 _TIME = "ISO 8601 date or date-time, or Unix seconds or milliseconds; a bare date is local midnight in `tz`."
 
 _RANGE = [
-    _parameter("start", f"Inclusive. {_TIME}", _TEXT),
-    _parameter("end", f"Exclusive; a bare date includes that day; default now. {_TIME}", _TEXT),
-    _parameter("last", f"Instead of `start`: `24h`, `7d`, `{DEFAULT_RANGE}` (the default), `12mo`.", _TEXT),
-    _parameter("tz", "IANA time zone of the buckets and of local times.", {"type": "string", "default": "UTC"}),
-    _parameter(
-        "scope", "The caller's own calls, or all of the workspace.", _choice(("account", "workspace"), "account")
-    ),
+    parameter("start", f"Inclusive. {_TIME}", TEXT),
+    parameter("end", f"Exclusive; a bare date includes that day; default now. {_TIME}", TEXT),
+    parameter("last", f"Instead of `start`: `24h`, `7d`, `{DEFAULT_RANGE}` (the default), `12mo`.", TEXT),
+    parameter("tz", "IANA time zone of the buckets and of local times.", {"type": "string", "default": "UTC"}),
+    parameter("scope", "The caller's own calls, or all of the workspace.", choice(("account", "workspace"), "account")),
 ]
 _FILTERS = [
-    _parameter(name, f"Only calls with this {name}; repeat for several. `not.{name}` excludes.", _TEXTS)
+    parameter(name, f"Only calls with this {name}; repeat for several. `not.{name}` excludes.", _TEXTS)
     for name in DIMENSIONS
 ]
 
 USAGE_PARAMETERS = [
-    _parameter("metric", f"{', '.join(METRICS)}, or `quantity.NAME`; repeatable; default credits.", _TEXTS),
-    _parameter("interval", "Size of the buckets, by the calendar of `tz`.", _choice(tuple(INTERVALS), "day")),
-    _parameter("breakdown", "Up to two dimensions, or `attribute.NAME`: one series per value.", _TEXTS),
-    _parameter("cumulative", "Running sums over the range.", _choice(("true", "false"), "false")),
-    _parameter(
+    parameter("metric", f"{', '.join(METRICS)}, or `quantity.NAME`; repeatable; default credits.", _TEXTS),
+    parameter("interval", "Size of the buckets, by the calendar of `tz`.", choice(tuple(INTERVALS), "day")),
+    parameter("breakdown", "Up to two dimensions, or `attribute.NAME`: one series per value.", _TEXTS),
+    parameter("cumulative", "Running sums over the range.", choice(("true", "false"), "false")),
+    parameter(
         "top",
         "Series to show; all others are one, `__other__`.",
         {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 20},
@@ -53,27 +51,27 @@ USAGE_PARAMETERS = [
     *_RANGE,
     *_FILTERS,
 ]
-LAYOUT_PARAMETER = _parameter(
-    "layout", "A row per bucket and key, or a column per series.", _choice(("long", "wide"), "long")
+LAYOUT_PARAMETER = parameter(
+    "layout", "A row per bucket and key, or a column per series.", choice(("long", "wide"), "long")
 )
 LOG_PARAMETERS = [
-    _parameter("q", "Free text: event id, request id, trace id, part of path or error.", _TEXT),
-    _parameter("min_latency", "Only calls that took at least so many milliseconds.", {"type": "number", "minimum": 0}),
-    _parameter("limit", "Calls per page.", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100}),
-    _parameter("cursor", "`next_cursor` of the page before.", _TEXT),
-    _parameter("order", "By start.", _choice(("desc", "asc"), "desc")),
+    parameter("q", "Free text: event id, request id, trace id, part of path or error.", TEXT),
+    parameter("min_latency", "Only calls that took at least so many milliseconds.", {"type": "number", "minimum": 0}),
+    parameter("limit", "Calls per page.", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100}),
+    parameter("cursor", "`next_cursor` of the page before.", TEXT),
+    parameter("order", "By start.", choice(("desc", "asc"), "desc")),
     *_RANGE,
     *_FILTERS,
 ]
 
-_NUMBER: Schema = {"type": ["number", "null"]}
+NUMBER: Schema = {"type": ["number", "null"]}
 USAGE_SCHEMA: Schema = {
     "type": "object",
     "required": ["start", "end", "timezone", "interval", "metrics", "breakdown", "buckets", "series", "complete_until"],
     "properties": {
         "start": {"type": "string", "format": "date-time"},
         "end": {"type": "string", "format": "date-time"},
-        "timezone": _TEXT,
+        "timezone": TEXT,
         "interval": {"type": "string", "enum": list(INTERVALS)},
         "metrics": _TEXTS,
         "breakdown": _TEXTS,
@@ -84,11 +82,11 @@ USAGE_SCHEMA: Schema = {
                 "type": "object",
                 "required": ["metric", "key", "label", "values", "total"],
                 "properties": {
-                    "metric": _TEXT,
-                    "key": {"type": "object", "additionalProperties": _TEXT},
-                    "label": _TEXT,
-                    "values": {"type": "array", "items": _NUMBER},
-                    "total": _NUMBER,
+                    "metric": TEXT,
+                    "key": {"type": "object", "additionalProperties": TEXT},
+                    "label": TEXT,
+                    "values": {"type": "array", "items": NUMBER},
+                    "total": NUMBER,
                 },
             },
         },
@@ -115,13 +113,13 @@ REQUEST_SCHEMA: Schema = {
         "id": {"type": "string", "format": "uuid"},
         "time": {"type": "string", "format": "date-time"},
         "duration_ms": {"type": "number"},
-        "ttfb_ms": _NUMBER,
-        "workspace": _TEXT,
+        "ttfb_ms": NUMBER,
+        "workspace": TEXT,
         "status": {"type": "integer"},
-        "outcome": _TEXT,
+        "outcome": TEXT,
         "credits": {"type": "number"},
         "quantities": {"type": "object", "additionalProperties": {"type": "number"}},
-        "attributes": {"type": "object", "additionalProperties": _TEXT},
+        "attributes": {"type": "object", "additionalProperties": TEXT},
     },
 }
 REQUESTS_SCHEMA: Schema = {
@@ -156,9 +154,9 @@ EVENTS_BODY: Schema = {
             "response_bytes": {"type": "integer", "minimum": 0},
             "credits": {"type": ["number", "string"]},
             "quantities": {"type": "object", "additionalProperties": {"type": "number"}},
-            "attributes": {"type": "object", "additionalProperties": _TEXT},
+            "attributes": {"type": "object", "additionalProperties": TEXT},
         }
-        | dict.fromkeys(_EVENT_TEXTS, _TEXT),
+        | dict.fromkeys(_EVENT_TEXTS, TEXT),
     },
     "example": [
         {
@@ -185,8 +183,8 @@ PROBLEMS_SCHEMA: Schema = {
                 "required": ["loc", "msg", "type"],
                 "properties": {
                     "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
-                    "msg": _TEXT,
-                    "type": _TEXT,
+                    "msg": TEXT,
+                    "type": TEXT,
                 },
             },
         }
@@ -218,10 +216,11 @@ def responses(description: str, schema: Schema, *, status: int = 200, csv: bool 
     """One operation's answers: its own, and the errors that every operation can give."""
     content: Schema = {"application/json": {"schema": schema}}
     if csv:
-        content["text/csv"] = {"schema": _TEXT}
+        content["text/csv"] = {"schema": TEXT}
     return {
         status: {"description": description, "content": content},
         401: error("No token, or not a valid one."),
+        429: error("Too many tokens were refused."),
         403: error("The token does not allow this."),
         422: {
             "description": "The question is malformed; every fault is named.",
@@ -231,7 +230,7 @@ def responses(description: str, schema: Schema, *, status: int = 200, csv: bool 
     }
 
 
-def _operation(description: str, schema: Schema, *parameters: Schema, body: Schema | None = None) -> Schema:
+def operation(description: str, schema: Schema, *parameters: Schema, body: Schema | None = None) -> Schema:
     """An endpoint's keyword arguments: its answers, parameters and body."""
     extra: Schema = {"parameters": list(parameters)}
     if body:
@@ -242,17 +241,17 @@ def _operation(description: str, schema: Schema, *parameters: Schema, body: Sche
     }
 
 
-def _object(**properties: Schema) -> Schema:
+def fields(**properties: Schema) -> Schema:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def _list(items: Schema) -> Schema:
+def list_of(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
 _NAMES: Schema = {"type": "object", "additionalProperties": {"type": "string", "maxLength": 256}}
-_WORKSPACE = _parameter("workspace", "An operator's: whose; other tokens say it themselves.", _TEXT)
+WORKSPACE = parameter("workspace", "An operator's: whose; other tokens say it themselves.", TEXT)
 _LIMIT: Schema = {
     "type": "object",
     "required": ["subject"],
@@ -266,64 +265,66 @@ _LIMIT: Schema = {
     "example": {"subject": "user", "value": "alice", "monthly_credits": 10000},
 }
 
-VALUES = _operation(
+VALUES = operation(
     "The values, the most credits first.",
-    _object(
-        dimension=_TEXT,
-        values=_list(_object(value=_TEXT, label=_TEXT, requests=_INTEGER, credits={"type": "number"})),
+    fields(
+        dimension=TEXT,
+        values=list_of(fields(value=TEXT, label=TEXT, requests=_INTEGER, credits={"type": "number"})),
         more={"type": "boolean"},
     ),
-    _parameter("q", "Only values whose label or identifier contains this.", _TEXT),
-    _parameter("limit", "Values to look at.", {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 100}),
+    parameter("q", "Only values whose label or identifier contains this.", TEXT),
+    parameter("limit", "Values to look at.", {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 100}),
     *_RANGE,
     *_FILTERS,
 )
-LABELS = _operation("The display names, by value.", _object(labels=_NAMES), _WORKSPACE)
-PUT_LABELS = _operation("They are set.", _object(labels=_NAMES), _WORKSPACE, body=_NAMES)
-LIMITS = _operation(
+LABELS = operation("The display names, by value.", fields(labels=_NAMES), WORKSPACE)
+PUT_LABELS = operation("They are set.", fields(labels=_NAMES), WORKSPACE, body=_NAMES)
+LIMITS = operation(
     "What is set, used and left.",
-    _object(
-        limits=_list(
-            _object(
-                subject=_TEXT,
-                value=_TEXT,
-                monthly_credits=_NUMBER,
+    fields(
+        limits=list_of(
+            fields(
+                subject=TEXT,
+                value=TEXT,
+                monthly_credits=NUMBER,
                 concurrency={"type": ["integer", "null"]},
                 credits_used={"type": "number"},
-                credits_remaining=_NUMBER,
+                credits_remaining=NUMBER,
             )
         )
     ),
-    _WORKSPACE,
-    _parameter("tz", "The zone in which the month begins.", {"type": "string", "default": "UTC"}),
+    WORKSPACE,
+    parameter("tz", "The zone in which the month begins.", {"type": "string", "default": "UTC"}),
 )
-PUT_LIMITS = _operation("They are set.", _object(accepted=_INTEGER), _WORKSPACE, body=_list(_LIMIT))
-AUDIT = _operation(
+PUT_LIMITS = operation("They are set.", fields(accepted=_INTEGER), WORKSPACE, body=list_of(_LIMIT))
+AUDIT = operation(
     "The newest entries.",
-    _object(entries=_list(_object(time=_TEXT, workspace=_TEXT, user=_TEXT, role=_TEXT, action=_TEXT, detail=_TEXT))),
+    fields(entries=list_of(fields(time=TEXT, workspace=TEXT, user=TEXT, role=TEXT, action=TEXT, detail=TEXT))),
 )
 
-_RANKED = _list(_object(value=_TEXT, label=_TEXT, total={"type": "number"}))
+_RANKED = list_of(fields(value=TEXT, label=TEXT, total={"type": "number"}))
 _TOP: Schema = {"type": ["object", "null"], "additionalProperties": {"type": "object", "additionalProperties": _RANKED}}
-_LIVE = _object(
+_LIVE = fields(
     in_flight=_INTEGER,
-    in_flight_by_api_key=_list(_object(value=_TEXT, label=_TEXT, requests=_INTEGER)),
-    last_minute=_object(requests=_INTEGER, credits={"type": "number"}, errors=_INTEGER),
+    in_flight_by_api_key=list_of(fields(value=TEXT, label=TEXT, requests=_INTEGER)),
+    last_minute=fields(requests=_INTEGER, credits={"type": "number"}, errors=_INTEGER),
     hour=_TOP,
     month=_TOP,
 )
-LIVE = _operation("What happens now.", _LIVE, _WORKSPACE)
+LIVE = operation("What happens now.", _LIVE, WORKSPACE)
 
 
 def _stream(description: str, *parameters: Schema) -> Schema:
-    operation = _operation(description, _TEXT, *parameters)
-    operation["responses"][200]["content"] = {"text/event-stream": {"schema": _TEXT}}
-    return operation
+    made = operation(description, TEXT, *parameters)
+    made["responses"][200]["content"] = {"text/event-stream": {"schema": TEXT}}
+    return made
 
 
-LIVE_STREAM = _stream("One event every two seconds, each what `/v1/live` answers.", _WORKSPACE)
+LIVE_STREAM = _stream("One event every two seconds, each what `/v1/live` answers.", WORKSPACE)
 TAIL = _stream(
     "One event per call.",
     *(one for one in LOG_PARAMETERS if one["name"] in ("q", "min_latency", "tz", "scope")),
     *_FILTERS,
 )
+
+REVOKE = operation("It is refused from now on.", fields(revoked=TEXT))

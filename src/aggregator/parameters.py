@@ -46,7 +46,7 @@ Items = Sequence[tuple[str, str]]
 
 
 @dataclass
-class _Parameters:
+class QueryString:
     """The items of one query string, taken one name at a time; what nobody took is unknown."""
 
     items: Items
@@ -103,7 +103,7 @@ class _Range:
 
 def usage_query(items: Items, principal: Principal, now_us: int) -> UsageQuery:
     """The question of `/v1/usage`. Raises QueryError with every fault, and ForbiddenError."""
-    parameters = _Parameters(items)
+    parameters = QueryString(items)
     parameters.one("layout", "long")  # of the CSV; export.py's
     interval = _interval(parameters)
     span = _range(parameters, interval, now_us)
@@ -139,7 +139,7 @@ def usage_query(items: Items, principal: Principal, now_us: int) -> UsageQuery:
 
 def requests_query(items: Items, principal: Principal, now_us: int) -> RequestsQuery:
     """The question of `/v1/requests`. Raises QueryError with every fault, and ForbiddenError."""
-    parameters = _Parameters(items)
+    parameters = QueryString(items)
     span = _range(parameters, "total", now_us)
     order = parameters.choice("order", ("desc", "asc"), "desc")
     limit = parameters.number("limit", 100, 1, MAX_LIMIT)
@@ -165,7 +165,7 @@ def requests_query(items: Items, principal: Principal, now_us: int) -> RequestsQ
     )
 
 
-def _interval(parameters: _Parameters) -> Interval:
+def _interval(parameters: QueryString) -> Interval:
     value = parameters.one("interval", "day")
     for interval in INTERVALS:
         if value == interval:
@@ -174,11 +174,11 @@ def _interval(parameters: _Parameters) -> Interval:
     return "total"
 
 
-def _scope(parameters: _Parameters) -> Scope:
+def _scope(parameters: QueryString) -> Scope:
     return "workspace" if parameters.choice("scope", ("account", "workspace"), "account") == "workspace" else "account"
 
 
-def _metrics(parameters: _Parameters) -> tuple[str, ...]:
+def _metrics(parameters: QueryString) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(parameters.all("metric"))) or ("credits",)
     for name in names:
         if not is_metric(name):
@@ -190,7 +190,7 @@ def _metrics(parameters: _Parameters) -> tuple[str, ...]:
     return tuple(name for name in names if is_metric(name))[:MAX_METRICS] or ("credits",)
 
 
-def _breakdown(parameters: _Parameters, principal: Principal) -> tuple[str, ...]:
+def _breakdown(parameters: QueryString, principal: Principal) -> tuple[str, ...]:
     names = tuple(name for name in dict.fromkeys(parameters.all("breakdown")) if name not in ("", "none"))
     for name in names:
         if not is_dimension(name, principal.is_operator):
@@ -200,7 +200,7 @@ def _breakdown(parameters: _Parameters, principal: Principal) -> tuple[str, ...]
     return tuple(name for name in names if is_dimension(name, principal.is_operator))[:MAX_BREAKDOWN]
 
 
-def _filters(parameters: _Parameters, principal: Principal, breakdown: tuple[str, ...]) -> tuple[Filter, ...]:
+def _filters(parameters: QueryString, principal: Principal, breakdown: tuple[str, ...]) -> tuple[Filter, ...]:
     filters = []
     for parameter in parameters.names():
         negated = parameter.startswith("not.")
@@ -220,7 +220,7 @@ def _filters(parameters: _Parameters, principal: Principal, breakdown: tuple[str
     return tuple(filters)
 
 
-def _latency(parameters: _Parameters) -> int | None:
+def _latency(parameters: QueryString) -> int | None:
     """`min_latency` is milliseconds."""
     text = parameters.one("min_latency", "")
     if not text:
@@ -231,7 +231,7 @@ def _latency(parameters: _Parameters) -> int | None:
     return round(float(text) * 1000)
 
 
-def _range(parameters: _Parameters, interval: Interval, now_us: int) -> _Range:
+def _range(parameters: QueryString, interval: Interval, now_us: int) -> _Range:
     zone_name = parameters.one("tz", "UTC")
     zone = zone_of(zone_name)
     if zone is None:
@@ -261,7 +261,7 @@ def zone_of(name: str) -> tzinfo | None:
         return None
 
 
-def _back(parameters: _Parameters, last: str, end_us: int, interval: Interval, zone: tzinfo) -> int:
+def _back(parameters: QueryString, last: str, end_us: int, interval: Interval, zone: tzinfo) -> int:
     """`last` before the end, back to where its bucket begins, so that the first bucket is a whole one."""
     match = _LAST.fullmatch(last)
     if not match:
@@ -287,7 +287,7 @@ def _months_back(moment: datetime, months: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=min(moment.day, last_day))
 
 
-def _instant(parameters: _Parameters, name: str, text: str, zone: tzinfo, *, upper: bool = False) -> int:
+def _instant(parameters: QueryString, name: str, text: str, zone: tzinfo, *, upper: bool = False) -> int:
     """A date, a date-time or a Unix time as UTC microseconds; a bare end date includes that day."""
     try:
         instant = _parsed(text, zone, upper=upper)
