@@ -20,7 +20,7 @@ from aggregator.errors import BusyError, NotFoundError, QueryError, StoreError
 from aggregator.ingest import MAX_BYTES, Ingest, parse_events
 from aggregator.parameters import requests_query, usage_query
 from aggregator.reader import Reader
-from aggregator.tokens import ForbiddenError, Principal, TokenError, Tokens
+from aggregator.tokens import Failures, ForbiddenError, Principal, TokenError, Tokens, TooManyFailuresError
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +29,27 @@ COOKIE = "usage_meter_token"
 PrincipalOf = Callable[[Request], Principal]
 
 
-def principal_of(tokens: Tokens) -> PrincipalOf:
-    """Reads the token from `Authorization: Bearer`, `xi-api-key` or the page's cookie. Raises TokenError."""
+def principal_of(tokens: Tokens, failures: Failures) -> PrincipalOf:
+    """Reads the token from `Authorization: Bearer`, `xi-api-key` or the page's cookie.
+
+    Raises TokenError, or TooManyFailuresError: a valid token is always let in, whoever shares its address.
+    """
 
     def read(request: Request) -> Principal:
-        scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and bearer:
-            return tokens.check(bearer.strip())
-        return tokens.check(request.headers.get("xi-api-key") or request.cookies.get(COOKIE))
+        try:
+            return tokens.check(token_of(request))
+        except TokenError:
+            failures.add(request.client.host if request.client else "")
+            raise
 
     return read
+
+
+def token_of(request: Request) -> str | None:
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and bearer:
+        return bearer.strip()
+    return request.headers.get("xi-api-key") or request.cookies.get(COOKIE)
 
 
 def router(reader: Reader, ingest: Ingest, principal: PrincipalOf, now: Callable[[], float] = time.time) -> APIRouter:
@@ -159,6 +170,12 @@ def add_error_handlers(app: FastAPI) -> None:
     def _unknown(request: Request, error: TokenError) -> JSONResponse:
         sent = "authorization" in request.headers or "xi-api-key" in request.headers
         return problem(401, "authentication_error", "invalid_api_key" if sent else "missing_api_key", str(error))
+
+    @app.exception_handler(TooManyFailuresError)
+    def _too_many(_: Request, error: TooManyFailuresError) -> JSONResponse:
+        answer = problem(429, "rate_limit_error", "rate_limit_exceeded", str(error))
+        answer.headers["Retry-After"] = str(error.seconds)
+        return answer
 
     @app.exception_handler(ForbiddenError)
     def _forbidden(_: Request, error: ForbiddenError) -> JSONResponse:

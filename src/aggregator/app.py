@@ -31,9 +31,10 @@ from aggregator.limits import Limits
 from aggregator.live import Live
 from aggregator.metrics import CONTENT_TYPE, Metrics
 from aggregator.reader import Reader
+from aggregator.revocations import Revocations
 from aggregator.settings import EMBEDDED, Settings, without_password
 from aggregator.store import Store
-from aggregator.tokens import Tokens
+from aggregator.tokens import Failures, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Service:
         if settings.redis_url == EMBEDDED:
             self.redis_url = self._stack.enter_context(EmbeddedRedis(settings.directory / "redis")).url
         client = self._stack.enter_context(connect(self.redis_url))
-        backlog, tokens = Backlog(client), Tokens(settings.secret)
+        backlog, revocations = Backlog(client), Revocations(self.store)
+        tokens = Tokens(settings.secret, settings.previous_secret, revocations)
         self.ingest = Ingest(client)
         self.consumer = consumer = Consumer(
             client, self.store, backlog, name=_consumer_name(settings), exclusive=settings.is_embedded_store
@@ -93,6 +95,7 @@ class Service:
             reader=Reader(self.store, backlog.complete_until_us),
             ingest=self.ingest,
             tokens=tokens,
+            revocations=revocations,
             metrics=self.metrics,
             store=self.store,
             client=client,
@@ -114,6 +117,7 @@ def create_app(
     reader: Reader,
     ingest: Ingest,
     tokens: Tokens,
+    revocations: Revocations,
     metrics: Metrics,
     store: Store,
     client: "redis.Redis",
@@ -125,11 +129,11 @@ def create_app(
     api.add_error_handlers(app)
     _add_operations(app, metrics, store, client)
     if role != "consumer":
-        principal = api.principal_of(tokens)
+        principal = api.principal_of(tokens, Failures())
         app.include_router(live_api.router(reader, live, Labels(store), principal))  # before /requests/{id}
         app.include_router(api.router(reader, ingest, principal))
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
-        app.include_router(directory.router(reader, labels, limits, audit, principal))
+        app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
         app.include_router(pages.router(reader, principal))
     if not tokens.required:
         # Without a secret whoever reaches us is an operator: a web page elsewhere must not, by a name that it

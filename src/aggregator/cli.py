@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from enum import StrEnum
 from types import FrameType
 from typing import Annotated, NoReturn
+from urllib.parse import quote
 
+import httpx
 import typer
 import uvicorn
 from rich.console import Console
@@ -102,7 +104,28 @@ def token(
         settings = Settings.from_env(os.environ)
         if not settings.secret:
             raise SettingsError(f"{PREFIX}SECRET is not set: tokens are signed with it, so set the service's own")
-        print(Tokens(settings.secret).make(_principal(role, workspace, user), days))
+        print(Tokens(settings.secret, settings.previous_secret).make(_principal(role, workspace, user), days))
+
+
+@app.command()
+def revoke(
+    token: Annotated[str, typer.Argument(help="The token, or its id.")],
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Have the running service refuse a token from now on."""
+    with _friendly():
+        settings = Settings.from_env(os.environ)
+        if not settings.secret:
+            raise SettingsError(f"{PREFIX}SECRET is not set: the service asks an operator's token for this")
+        tokens = Tokens(settings.secret, settings.previous_secret)
+        token_id = tokens.id_of(token) if token.count(".") == 2 else token
+        headers = {"Authorization": f"Bearer {tokens.make(Principal('operator'), days=0.01)}"}
+        try:
+            answer = httpx.post(f"{url.rstrip('/')}/v1/tokens/{quote(token_id, safe='')}/revoke", headers=headers)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            raise SettingsError(f"{url} did not revoke it: {error}") from error
+        print(f"revoked\t{token_id}")
 
 
 def _principal(role: str, workspace: str, user: str) -> Principal:

@@ -1,4 +1,4 @@
-"""What a workspace calls its things, and what it allows them: dimension values, labels, limits and the audit log.
+"""What a workspace calls its things and what it allows them: values, labels, limits, tokens and the audit log.
 
 Reading follows the token like every question. Writing is an admin's, for the own workspace, or an operator's, who
 names one; the workspace's own limit is the operator's alone, since it is what was agreed with the customer.
@@ -27,6 +27,7 @@ from aggregator.measures import exact
 from aggregator.parameters import usage_query, zone_of
 from aggregator.query import OTHER, Audience, UsageQuery
 from aggregator.reader import Reader
+from aggregator.revocations import Revocations
 from aggregator.tokens import ForbiddenError, Principal
 from usage_meter.event import MICRO, to_micro
 
@@ -55,6 +56,7 @@ def router(
     labels: Labels,
     limits: Limits,
     audit: Audit,
+    revocations: Revocations,
     principal: PrincipalOf,
     now: Callable[[], float] = time.time,
 ) -> APIRouter:
@@ -123,6 +125,18 @@ def router(
         detail = ", ".join(f"{one.subject} {one.value}".strip() for one in new)
         await run_in_threadpool(audit.record, who, "limits", detail[:2000], workspace)
         return json_response({"accepted": len(new)})
+
+    @routes.post("/tokens/{token_id}/revoke", **openapi.REVOKE)
+    def revoke(token_id: str, request: Request) -> Response:
+        """Refuse a token from now on, by its id (`jti`); an operator's to do."""
+        who = principal(request)
+        if not who.is_operator:
+            raise ForbiddenError("revoking a token needs an operator's token")
+        if len(token_id) > MAX_TEXT:
+            raise QueryError([Problem("token_id", f"has {len(token_id)} characters: an id has at most {MAX_TEXT}")])
+        revocations.revoke(token_id)
+        audit.record(who, "revoke", token_id)
+        return json_response({"revoked": token_id})
 
     @routes.get("/audit", **openapi.AUDIT)
     def audited(request: Request) -> Response:

@@ -49,6 +49,9 @@ class Settings:
         "Signs the tokens (at least 32 characters). Without it the service answers only on loopback, as operator.",
         secret=True,
     )
+    previous_secret: str = _setting(
+        "", "The secret before this one: its tokens stay valid while you replace them.", secret=True
+    )
     host: str = _setting("127.0.0.1", "Address to listen on; other than loopback only with a secret.")
     port: int = _setting(8080, "Port to listen on.")
 

@@ -12,6 +12,7 @@ from aggregator.ingest import Ingest
 from aggregator.live import Live
 from aggregator.metrics import Metrics
 from aggregator.reader import Reader
+from aggregator.revocations import Revocations
 from aggregator.store import Store
 from aggregator.tokens import OPERATOR, Principal, Tokens
 
@@ -25,7 +26,8 @@ class TestedService:
 
     def __init__(self, store: Store, client: "redis.Redis", secret: str = SECRET) -> None:
         self.store = store
-        self.tokens = Tokens(secret)
+        self.revocations = Revocations(store)
+        self.tokens = Tokens(secret, revoked=self.revocations)
         self.backlog = backlog = Backlog(client)
         self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True)
         live = Live(client, backlog)
@@ -35,6 +37,7 @@ class TestedService:
             reader=Reader(store, backlog.complete_until_us),
             ingest=Ingest(client),
             tokens=self.tokens,
+            revocations=self.revocations,
             metrics=self.metrics,
             store=store,
             client=client,
