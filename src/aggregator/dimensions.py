@@ -6,7 +6,7 @@ value (an attribute's name too) is bound.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args
 
 from aggregator.errors import Problem
 from usage_meter.event import Kind, Outcome
@@ -35,6 +35,17 @@ class Binder:
         name = f"p{len(self.parameters)}"
         self.parameters[name] = value
         return f"{{{name}:{type}}}"
+
+
+class Condition(Protocol):
+    """What a call must fulfil to be counted."""
+
+    @property
+    def dimension(self) -> str:
+        """What it looks at: a dimension, or else something that only the calls themselves know."""
+
+    def sql(self, bind: Binder) -> str:
+        """A condition on a row of events, or on any row that has the dimension under the same name."""
 
 
 @dataclass(frozen=True, slots=True)

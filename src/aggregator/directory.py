@@ -165,7 +165,7 @@ def _values(reader: Reader, query: UsageQuery, dimension: str, search: str) -> d
 
 
 def _used(reader: Reader, limit: Limit, audience: Audience, zone: tzinfo, now_us: int) -> dict[str, Any]:
-    filters = (Filter("kind", ("request",)),)
+    filters: tuple[Filter, ...] = (Filter("kind", ("request",)),)
     if limit.subject != "workspace":
         filters += (Filter(limit.subject, (limit.value,)),)
     start = floor_us(now_us, "month", zone)

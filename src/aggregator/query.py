@@ -12,7 +12,7 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from aggregator.buckets import Interval, boundaries, runs, stepped
-from aggregator.dimensions import Binder, Filter, Parameters, expression
+from aggregator.dimensions import Binder, Condition, Parameters, expression
 from aggregator.measures import CONCURRENCY, Metric, Number, is_additive, metric
 
 OTHER = "__other__"
@@ -57,7 +57,7 @@ class UsageQuery:
     cumulative: bool = False
     metrics: tuple[str, ...] = ("credits",)
     breakdown: tuple[str, ...] = ()
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()
     audience: Audience = EVERYBODY
     top: int = 20
     step_seconds: int | None = None
@@ -105,7 +105,7 @@ class UsageAnswer:
     complete_until_us: int
 
 
-def conditions(audience: Audience, filters: Iterable[Filter], bind: Binder) -> list[str]:
+def conditions(audience: Audience, filters: Iterable[Condition], bind: Binder) -> list[str]:
     """What a call must fulfil, without the time. `kind` is `request` unless a filter asks otherwise."""
     found = []
     if audience.workspace is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from aggregator.buckets import from_us, to_us
-from aggregator.dimensions import Binder, Filter
+from aggregator.dimensions import Binder, Condition
 from aggregator.measures import exact
 from aggregator.query import EVERYBODY, Audience, Statement, conditions, in_range, moment
 
@@ -54,7 +54,7 @@ class RequestsQuery:
     start_us: int
     end_us: int
     zone: tzinfo = UTC
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Condition, ...] = ()
     audience: Audience = EVERYBODY
     text: str = ""
     min_latency_us: int | None = None
