@@ -6,6 +6,7 @@ knowing. So every error comes up at once, and the sender decides.
 
 from typing import Any
 
+import msgspec
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
@@ -13,12 +14,30 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
 from usage_meter import keys
+from usage_meter.tally import Increase
+
+encode = msgspec.msgpack.Encoder().encode
 
 CLIENT_NAME = "usage-meter"
 ERRORS = (RedisError, RedisClusterException, OSError)
 """Whatever means that Redis, or the way to it, will not have it now."""
 
 StreamId = tuple[int, int]
+
+INCREASE = """
+local failed = false
+for i, key in ipairs(KEYS) do
+  local part = cmsgpack.unpack(ARGV[i])
+  for j = 2, #part, 2 do
+    local answer = redis.pcall('ZINCRBY', key, part[j + 1], part[j])
+    if type(answer) == 'table' and answer.err then failed = answer.err end
+  end
+  redis.pcall('EXPIRE', key, part[1])
+end
+return failed
+"""
+"""A script because a busy process has thousands of these a second: one by one, each would cost the client as much as
+a whole event. What of it fails (somebody else's value under a key) does not stop the rest, and is returned."""
 
 
 class Destination:
@@ -49,6 +68,12 @@ class Destination:
         except ResponseError:
             return 0, 0
         return stream_id(answer["last-generated-id"])
+
+    def increase(self, shard: int, increase: Increase) -> str | None:
+        """Increase a shard's sorted sets. What went wrong with one of them, in Redis's words."""
+        parts = [encode(part) for part in increase.values()]
+        answer = self._node(keys.events(shard)).eval(INCREASE, len(increase), *increase, *parts)
+        return None if answer is None else str(answer)
 
     def announce(self, instance: str, shards: list[int], now: float, forget_before: float) -> None:
         """This process lives and writes to these shards; those not heard of since `forget_before` are gone."""

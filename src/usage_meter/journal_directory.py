@@ -19,6 +19,7 @@ except ImportError:  # Windows: no such locks, so no journal on disk; the memory
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".segment"
+POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # Linux: the pages are there before the first call stores into them
 ATTEMPTS = 5  # to make a directory while others, who take it for an orphan's, tidy it away before it is locked
 
 
@@ -75,7 +76,7 @@ class JournalDirectory:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _reserve(file)
-            return path, mmap.mmap(file, SEGMENT_BYTES)
+            return path, mmap.mmap(file, SEGMENT_BYTES, flags=mmap.MAP_SHARED | POPULATE)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

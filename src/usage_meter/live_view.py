@@ -1,19 +1,21 @@
 """What Redis shows of now: the live tally and the calls in flight, and when a shard's are due."""
 
+import sys
 import time
 from typing import Any
 
 from usage_meter import keys
 from usage_meter.inflight import InFlight
-from usage_meter.tally import Sums, Tally, increments
+from usage_meter.tally import Increase, Increments, Tally
 
-TALLY_SECONDS = 1.0  # what comes together in a second goes together: each value costs some commands
-INFLIGHT_CHANGE_SECONDS = 0.1  # a change is shown at the next flush, but a long queue's flushes come by the hundred
+FLUSH_SECONDS = 0.1  # what a live view may lag behind; fewer, larger entries cost Redis and the reader less
+TALLY_SECONDS = 1.0  # what comes together in a second goes together
+TALLY_VALUES = 500  # in one flush: a millisecond or two of the interpreter, which calls may be waiting for
 INFLIGHT_REFRESH_SECONDS = keys.INFLIGHT_SECONDS / 4  # three may be late before what a living process has ages out
 
 
 class LiveView:
-    """Used by the sending thread alone. Adds commands to a shard's transaction; what fails there is not added again."""
+    """Used by the sending thread alone. What it has handed out is not handed out again, whatever becomes of it."""
 
     def __init__(self, instance: str, shards: int, tally: Tally, inflight: InFlight) -> None:
         self._instance = instance
@@ -21,39 +23,48 @@ class LiveView:
         self._tally = tally
         self._inflight = inflight
         self._tallied = 0.0  # when the tally was last taken
-        self._sums: dict[int, Sums] = {}  # taken, by shard
+        self._increments: dict[int, Increments] = {}  # what was taken, by shard
+        self._increased: dict[int, float] = {}  # when some of it was last sent
         self._shown: dict[int, tuple[float, int, bool]] = {}  # when, as of which change, and whether there were any
         self.hurry = False  # at the end nothing waits for its time
 
     def shards(self) -> list[int]:
         """Those that have anything to show, or have shown something."""
-        if self.hurry or time.monotonic() - self._tallied >= TALLY_SECONDS:
-            self._tallied = time.monotonic()
-            for combination, sums in self._tally.take().items():
-                self._sums.setdefault(self._shard_of(combination[1]), {})[combination] = sums
+        self._take_tally()
         in_flight = {self._shard_of(workspace) for workspace, _ in self._inflight.callers()}
-        return sorted({*in_flight, *self._shown, *self._sums})
+        return sorted({*in_flight, *self._shown, *(shard for shard, waiting in self._increments.items() if waiting)})
 
     def add_to(self, transaction: Any, shard: int) -> None:
-        """What is due."""
-        amounts, lifetimes = increments(shard, self._sums.pop(shard, {}))
-        for key, members in amounts.items():
-            for member, amount in members.items():
-                transaction.execute_command("ZINCRBY", key, amount, member)
-            transaction.execute_command("EXPIRE", key, lifetimes[key])
+        """The calls in flight, if they are due."""
         now = time.monotonic()
         if self._inflight_is_due(shard, now):
             self._add_inflight(transaction, shard, now)
+
+    def increase(self, shard: int) -> Increase:
+        """What the sorted sets are to be increased by, if that is due."""
+        increments = self._increments.get(shard)
+        now = time.monotonic()
+        if not increments or (not self.hurry and now - self._increased.get(shard, 0.0) < FLUSH_SECONDS):
+            return {}
+        self._increased[shard] = now
+        return increments.take(sys.maxsize if self.hurry else TALLY_VALUES)
 
     def forget(self) -> None:
         """Redis may not have what it was shown: show it again."""
         self._shown = dict.fromkeys(self._shown, (0.0, -1, True))
 
+    def _take_tally(self) -> None:
+        if self.hurry or time.monotonic() - self._tallied >= TALLY_SECONDS:
+            self._tallied = time.monotonic()
+            for combination, sums in self._tally.take().items():
+                shard = self._shard_of(combination[1])
+                self._increments.setdefault(shard, Increments(shard)).add(combination, sums)
+
     def _inflight_is_due(self, shard: int, now: float) -> bool:
         shown, changes, any_shown = self._shown.get(shard, (0.0, 0, False))
         if any_shown and now - shown >= INFLIGHT_REFRESH_SECONDS:
             return True
-        return changes != self._inflight.changes and (self.hurry or now - shown >= INFLIGHT_CHANGE_SECONDS)
+        return changes != self._inflight.changes and (self.hurry or now - shown >= FLUSH_SECONDS)
 
     def _add_inflight(self, transaction: Any, shard: int, now: float) -> None:
         changes = self._inflight.changes  # before the look: what changes in between is news again

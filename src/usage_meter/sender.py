@@ -1,6 +1,7 @@
 """The background thread that carries the journal to Redis.
 
-One flush is one MULTI/EXEC on one shard: events, live tallies, calls in flight. The sender never decodes an event.
+One flush is one MULTI/EXEC on one shard: events and calls in flight; once a second the live tally follows. The sender
+never decodes an event.
 Whatever Redis does (refuse, hang, restart, forget), only this thread waits; the events stay in the journal.
 """
 
@@ -10,17 +11,19 @@ import threading
 import time
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from usage_meter import keys
 from usage_meter.destination import ERRORS, Destination, StreamId, stream_id
 from usage_meter.event import FORMAT_VERSION, pack
 from usage_meter.failures import Failures
 from usage_meter.journal import KEEP_SECONDS, Journal
-from usage_meter.live_view import LiveView
+from usage_meter.live_view import FLUSH_SECONDS, LiveView
 from usage_meter.segment import Segment, Slice
+from usage_meter.tally import Increase
 
 logger = logging.getLogger("usage_meter")
 
-FLUSH_SECONDS = 0.1  # what a live view may lag behind; fewer, larger entries cost Redis and the reader less
 HEARTBEAT_SECONDS = 2.5  # how soon a restarted Redis is noticed; far less than what was sent to it is kept
 LOOK_SECONDS = 1.0  # how soon a dead process's journal is found; some system calls for each living one
 LONGEST_PAUSE = 2.0  # between two attempts while Redis is away: it is seen soon after it is back
@@ -119,10 +122,7 @@ class Sender:
         for chain in self._journal.chains():
             self._flush(chain)
         for shard in self._live.shards():
-            transaction = self._destination.transaction(shard)
-            self._live.add_to(transaction, shard)
-            if len(transaction):
-                self._check_live(transaction.execute(raise_on_error=False))
+            self._show(shard)
         if self._journal.is_behind():
             self._journal.grown.set()  # no pause: whole segments wait
 
@@ -151,29 +151,45 @@ class Sender:
             return
         segment, taken = found
         if segment.shard not in self._last_ids:
-            self._meet(segment.shard)  # which may rewind the segment
+            self._heartbeat()  # a new shard is announced before it has anything; this may also rewind the segment
             self._flush(chain)
             return
         transaction = self._destination.transaction(segment.shard)
         transaction.execute_command("XADD", keys.events(segment.shard), "*", *_entry(taken))
         self._live.add_to(transaction, segment.shard)
-        accepted, *rest = transaction.execute(raise_on_error=False)
-        self._take_note(segment, taken, accepted)
-        self._check_live(rest)
+        self._take_note(segment, taken, transaction.execute(raise_on_error=False))
 
-    def _take_note(self, segment: Segment, taken: Slice, accepted: Any) -> None:
+    def _take_note(self, segment: Segment, taken: Slice, answers: list[Any]) -> None:
+        accepted, *rest = answers
         if isinstance(accepted, Exception):
             raise accepted
+        self._check_inflight(rest)
         self._last_ids[segment.shard] = stream_id(accepted)
         again = self._journal.accept(segment, taken)
         self.resent += again
         self.sent += taken.last - taken.first - again
 
-    def _check_live(self, answers: list[Any]) -> None:
-        """The live view failed where somebody else's value is in the way: the events are safe all the same."""
+    def _show(self, shard: int) -> None:
+        """What is due of a shard's live view and went with no events."""
+        transaction = self._destination.transaction(shard)
+        self._live.add_to(transaction, shard)
+        if len(transaction):
+            self._check_inflight(transaction.execute(raise_on_error=False))
+        if increase := self._live.increase(shard):
+            self._increase(shard, increase)
+
+    def _check_inflight(self, answers: list[Any]) -> None:
         for answer in answers:
-            if isinstance(answer, Exception):
-                self._failures.add("live view", answer)
+            if isinstance(answer, Exception):  # somebody else's value under the key: the events are safe all the same
+                self._failures.add("calls in flight", answer)
+
+    def _increase(self, shard: int, increase: Increase) -> None:
+        """The live tally. Where Redis takes no scripts there is none; the events are safe all the same."""
+        try:
+            if complaint := self._destination.increase(shard, increase):
+                self._failures.add("live tally", ResponseError(complaint))
+        except ResponseError as error:
+            self._failures.add("live tally", error)
 
     def _leave(self) -> None:
         try:

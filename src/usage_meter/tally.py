@@ -6,6 +6,7 @@ is gone, because adding it twice would be worse. What a process had not sent whe
 
 import threading
 import time
+from itertools import islice
 
 from usage_meter import keys
 from usage_meter.event import UsageEvent
@@ -16,7 +17,7 @@ MAX_COMBINATIONS = 10_000
 
 Combination = tuple[int, str, str, str, str, str]  # hour since 1970, workspace, then as keys.LIVE_DIMENSIONS
 Sums = dict[Combination, list[int]]  # as keys.LIVE_METRICS
-Increments = dict[str, dict[str, int]]  # sorted set → member → by how much
+Increase = dict[str, list[int | str]]  # sorted set → its lifetime in seconds, then member, increment, member, …
 
 
 class Tally:
@@ -52,21 +53,43 @@ class Tally:
         return sums
 
 
-def increments(shard: int, sums: Sums) -> tuple[Increments, dict[str, int]]:
-    """What to add to which sorted set, and the seconds that each set lives. Hours long past are left out."""
-    amounts: Increments = {}
-    lifetimes: dict[str, int] = {}
-    now = time.time()
-    for (hour, workspace, *values), totals in sums.items():
-        for period, seconds in keys.LIVE_SECONDS.items():
-            if not now - seconds < hour * 3600 <= now + 3600:
-                continue
-            name = keys.period_name(period, hour * 3600)
-            for dimension, value in zip(keys.LIVE_DIMENSIONS, values, strict=True):
+class Increments:
+    """What a shard's sorted sets are still to be increased by. Of a value that waits, further sums come on top."""
+
+    def __init__(self, shard: int) -> None:
+        self._shard = shard
+        self._waiting: dict[tuple[int, str, str, str], list[int]] = {}  # hour, workspace, dimension, value
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, combination: Combination, sums: list[int]) -> None:
+        hour, workspace, *values = combination
+        for dimension, value in zip(keys.LIVE_DIMENSIONS, values, strict=True):
+            waiting = self._waiting.setdefault((hour, workspace, dimension, value), [0, 0])
+            waiting[0] += sums[0]
+            waiting[1] += sums[1]
+
+    def take(self, most: int) -> Increase:
+        """Of at most so many values. Hours that are long past are left out."""
+        increase: Increase = {}
+        periods: dict[int, list[tuple[str, int]]] = {}
+        for entry in list(islice(self._waiting, most)):
+            hour, workspace, dimension, value = entry
+            totals = self._waiting.pop(entry)
+            for name, seconds in periods.get(hour) or periods.setdefault(hour, current_periods(hour)):
                 for metric, amount in zip(keys.LIVE_METRICS, totals, strict=True):
                     if amount:
-                        key = keys.live(shard, metric, dimension, name, workspace)
-                        lifetimes[key] = seconds
-                        members = amounts.setdefault(key, {})
-                        members[value] = members.get(value, 0) + amount
-    return amounts, lifetimes
+                        key = keys.live(self._shard, metric, dimension, name, workspace)
+                        increase.setdefault(key, [seconds]).extend((value, amount))
+        return increase
+
+
+def current_periods(hour: int) -> list[tuple[str, int]]:
+    """The periods that an hour belongs to and that have not long passed: their names and lifetimes."""
+    now = time.time()
+    return [
+        (keys.period_name(period, hour * 3600), seconds)
+        for period, seconds in keys.LIVE_SECONDS.items()
+        if now - seconds < hour * 3600 <= now + 3600
+    ]

@@ -222,7 +222,7 @@ def test_somebody_else_s_value_in_a_live_key_does_not_stop_events(meter: Meter, 
 
     assert meter.close()
     assert stored(redis_client) == events  # once each
-    assert meter.recorder.statistics().failures["live view"] > 0
+    assert meter.recorder.statistics().failures["live tally"] > 0
 
 
 def test_the_calls_of_a_dead_process_age_out(meter: Meter, redis_client: Any) -> None:
