@@ -13,10 +13,11 @@ import redis
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from aggregator import export, openapi
 from aggregator.buckets import from_us
-from aggregator.errors import BusyError, NotFoundError, QueryError, StoreError
+from aggregator.errors import BusyError, NotFoundError, Problem, QueryError, StoreError
 from aggregator.ingest import MAX_BYTES, Ingest, parse_events
 from aggregator.parameters import requests_query, usage_query
 from aggregator.reader import Reader
@@ -162,8 +163,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(QueryError)
     def _malformed(_: Request, error: QueryError) -> JSONResponse:
-        where = [(["body"] if one.parameter.startswith(("[", "body")) else ["query"], one) for one in error.problems]
-        detail = [{"loc": [*place, one.parameter], "msg": one.message, "type": one.type} for place, one in where]
+        detail = [{"loc": _location(one), "msg": one.message, "type": one.type} for one in error.problems]
         return JSONResponse({"detail": detail}, 422)
 
     @app.exception_handler(TokenError)
@@ -204,9 +204,22 @@ def add_error_handlers(app: FastAPI) -> None:
         logger.error("Redis failed: %s", error)
         return problem(503, "service_unavailable", "redis_unavailable", "Redis cannot be reached: try again")
 
+    @app.exception_handler(HTTPException)
+    def _no_endpoint(request: Request, error: HTTPException) -> JSONResponse:
+        """No such path, or not with this method."""
+        type, code = ("not_found", "not_found") if error.status_code == 404 else ("invalid_request", "bad_request")
+        answer = problem(error.status_code, type, code, f"{request.method} {request.url.path}: {error.detail}")
+        answer.headers.update(error.headers or {})
+        return answer
+
     @app.exception_handler(Exception)
     def _bug(_: Request, error: Exception) -> JSONResponse:
         return problem(500, "internal_error", "internal_error", "an error of ours: see the log")
+
+
+def _location(problem: Problem) -> list[str | int]:
+    in_body = problem.parameter.startswith(("[", "body"))
+    return list(problem.location) or ["body" if in_body else "query", problem.parameter]
 
 
 def problem(status: int, type: str, code: str, message: str, parameter: str | None = None) -> JSONResponse:

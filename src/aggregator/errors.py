@@ -42,6 +42,8 @@ class Problem:
     parameter: str
     message: str
     type: str = "value_error"
+    location: tuple[str | int, ...] = ()
+    """Where in the request, such as `("body", "filters", 0)`; by default the parameter's place is the query string."""
 
 
 class QueryError(AggregatorError):
