@@ -5,23 +5,24 @@ does not: they are for rates and alerts. The exact numbers are those of `/v1/usa
 in flight is asked when somebody scrapes.
 """
 
+import math
+import threading
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import redis
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from aggregator.backlog import Backlog
 from aggregator.consumer import ConsumerStatistics
 from aggregator.live import Live
+from aggregator.totals import LATENCY_BUCKETS, CallTotals
 from usage_meter.event import MICRO, UsageEvent
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-# Seconds: from a cache hit to a long generation; a factor of two to two and a half apart, so that a quantile read
-# from them is off by less than that.
-LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
@@ -29,35 +30,59 @@ class Metrics:
 
     def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "usage_meter_requests",
-            "Calls stored, by workspace, product and outcome.",
-            ("workspace", "product", "outcome"),
-            registry=self._registry,
-        )
-        self._credits = Counter(
-            "usage_meter_credits", "Credits of the calls stored.", ("workspace", "product"), registry=self._registry
-        )
-        self._latency = Histogram(
-            "usage_meter_latency_seconds",
-            "Duration of the calls stored, to the last byte.",
-            ("product",),
-            buckets=LATENCY_BUCKETS,
-            registry=self._registry,
-        )
+        self._calls = _Calls()
+        self._registry.register(self._calls)
         self._registry.register(_Pipeline(backlog, live, consumer))
 
     def calls_stored(self, events: Sequence[UsageEvent]) -> None:
-        for event in events:
-            if event.kind != "request" or event.version > 1:
-                continue
-            self._requests.labels(event.workspace, event.product, event.outcome).inc()
-            self._latency.labels(event.product).observe(event.duration_us / 1_000_000)
-            if event.credits_micro > 0:
-                self._credits.labels(event.workspace, event.product).inc(event.credits_micro / MICRO)
+        self._calls.add(CallTotals(events))
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+class _Calls(Collector):
+    """The calls that this process stored. The consumer adds to it while a scrape reads it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals = CallTotals()
+
+    def add(self, totals: CallTotals) -> None:
+        with self._lock:
+            self._totals.include(totals)
+
+    def describe(self) -> Iterator[Metric]:
+        """The families as they are before the first call: they exist in any case."""
+        return iter(self._families(CallTotals()))
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            return iter(self._families(self._totals))
+
+    def _families(self, totals: CallTotals) -> list[Metric]:
+        requests = CounterMetricFamily(
+            "usage_meter_requests",
+            "Calls stored, by workspace, product and outcome.",
+            labels=("workspace", "product", "outcome"),
+        )
+        for labels, count in totals.requests.items():
+            requests.add_metric(labels, count)
+        credits = CounterMetricFamily(
+            "usage_meter_credits", "Credits of the calls stored.", labels=("workspace", "product")
+        )
+        for workspace_and_product, credits_micro in totals.credits_micro.items():
+            credits.add_metric(workspace_and_product, credits_micro / MICRO)
+        latency = HistogramMetricFamily(
+            "usage_meter_latency_seconds",
+            "Duration of the calls stored, to the last byte.",
+            labels=("product",),
+        )
+        for product, duration_us in totals.duration_us.items():
+            counts = accumulate(totals.durations[product, number] for number in range(len(LATENCY_BUCKETS) + 1))
+            bounds = map(floatToGoString, (*LATENCY_BUCKETS, math.inf))
+            latency.add_metric((product,), list(zip(bounds, counts, strict=True)), duration_us / MICRO)
+        return [requests, credits, latency]
 
 
 class _Pipeline(Collector):
