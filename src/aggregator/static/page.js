@@ -1,0 +1,230 @@
+// What the page does better with a script: it draws the charts, and goes from view to view without loading anew.
+// Names, numbers and links come out of the page's own tables; nothing of a caller's is ever used as markup or code.
+
+const view = () => document.getElementById("view");
+
+// ---- Charts -------------------------------------------------------------------------------------------------------
+
+let drawn = []; // a drawn chart each: { plot, rows, embed, spec, themes, cursor }
+let vega; // the library's loading, begun once
+
+const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
+const theme = () => document.documentElement.dataset.theme || (isDark() ? "dark" : "light");
+
+function library() {
+  vega ??= import(document.getElementById("vega").href).then(() => window.vegaEmbed);
+  return vega;
+}
+
+async function draw() {
+  for (const one of drawn) one.embed?.finalize();
+  drawn = [...document.querySelectorAll("[data-chart]")].map(chartOf);
+  await Promise.all(drawn.map(show));
+}
+
+function chartOf(plot) {
+  const { spec, themes, by } = JSON.parse(plot.querySelector('script[type="application/json"]').textContent);
+  const chart = { plot, spec, themes, by, cursor: -1, target: plot.querySelector(".chart") ?? child(plot, "div", "chart") };
+  chart.tip = plot.querySelector(".tip") ?? child(plot, "div", "tip");
+  chart.tip.hidden = true;
+  chart.tip.setAttribute("role", "status");
+  plot.addEventListener("keydown", (event) => onKey(chart, event));
+  plot.addEventListener("blur", () => point(chart, -1));
+  plot.addEventListener("pointerleave", () => point(chart, -1));
+  return chart;
+}
+
+async function show(chart) {
+  const embed = await library();
+  if (!chart.plot.isConnected) return;
+  // `ast`: expressions are interpreted, not compiled, so the page needs no right to evaluate text as code.
+  chart.embed = await embed(chart.target, chart.spec, {
+    ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chart.themes[theme()], tooltip: false,
+  });
+  // The figure is described by its container; a thousand bars are no better read one by one.
+  chart.target.setAttribute("aria-hidden", "true");
+  for (const name of ["role", "aria-roledescription", "aria-label"]) chart.target.removeAttribute(name);
+  chart.embed.view.addEventListener("pointermove", (event, item) => point(chart, item?.datum?.i ?? -1, event));
+  chart.embed.view.addEventListener("click", (event, item) => follow(chart, item?.datum?.i ?? -1));
+  chart.plot.dataset.drawn = "";
+}
+
+// ---- What is under the pointer, or under the arrow keys -------------------------------------------------------------
+
+function rowsOf(chart) {
+  const card = chart.plot.closest(".card");
+  const table = chart.by === "total" ? following(card, "table.series") : following(card, "table.buckets");
+  return table;
+}
+
+function following(card, selector) {
+  for (let next = card.nextElementSibling; next; next = next.nextElementSibling) {
+    const found = next.querySelector(selector);
+    if (found) return found;
+    if (next.classList.contains("panel")) return null;
+  }
+  return null;
+}
+
+function point(chart, index, event) {
+  if (!chart.embed) return;
+  if (index !== chart.cursor) {
+    chart.cursor = index;
+    chart.embed.view.signal("cursor", index).runAsync();
+    fill(chart, index);
+    chart.target.style.cursor = index >= 0 && linkOf(chart, index) ? "pointer" : "";
+  }
+  if (index >= 0) place(chart, event);
+}
+
+function linkOf(chart, index) {
+  return rowsOf(chart)?.tBodies[0].rows[index]?.querySelector("a")?.href;
+}
+
+function follow(chart, index) {
+  const link = index >= 0 && linkOf(chart, index);
+  if (link) go(link);
+}
+
+const MOST_LINES = 12;
+
+function fill(chart, index) {
+  const table = rowsOf(chart);
+  const row = table?.tBodies[0].rows[index];
+  chart.tip.replaceChildren();
+  chart.tip.hidden = !row || chart.by === "total";
+  if (chart.tip.hidden) return;
+  child(chart.tip, "b", "", row.cells[0].textContent);
+  const list = child(chart.tip, "dl", "");
+  const lines = [...row.cells].slice(1).map((cell, i) => ({ head: table.tHead.rows[0].cells[i + 1], text: cell.textContent }));
+  const shown = lines.length > 1 ? lines.filter(({ text }) => text !== "0" && text !== "–") : lines;
+  for (const { head, text } of shown.slice(0, MOST_LINES)) {
+    child(list, "i", head.querySelector(".swatch")?.className ?? "");
+    child(list, "dt", "", head.textContent);
+    child(list, "dd", "", text);
+  }
+  if (!shown.length) child(chart.tip, "p", "", "Nothing");
+  if (shown.length > MOST_LINES) child(chart.tip, "p", "", `and ${shown.length - MOST_LINES} more`);
+}
+
+function place(chart, event) {
+  if (chart.tip.hidden) return;
+  const box = chart.plot.getBoundingClientRect();
+  let x, y;
+  if (event) {
+    x = event.clientX - box.left;
+    y = event.clientY - box.top;
+  } else {
+    const bars = chart.target.querySelectorAll(".mark-rect path, .mark-line path, .mark-area path");
+    const bar = bars[chart.cursor]?.getBoundingClientRect();
+    x = bar ? bar.left + bar.width / 2 - box.left : box.width / 2;
+    y = 30;
+  }
+  const right = x + 18 + chart.tip.offsetWidth > box.width;
+  chart.tip.style.left = `${Math.max(0, right ? x - 18 - chart.tip.offsetWidth : x + 18)}px`;
+  chart.tip.style.top = `${Math.max(0, Math.min(y - 20, box.height - chart.tip.offsetHeight))}px`;
+}
+
+function onKey(chart, event) {
+  const count = rowsOf(chart)?.tBodies[0].rows.length ?? 0;
+  const to = { ArrowLeft: chart.cursor - 1, ArrowRight: chart.cursor + 1, Home: 0, End: count - 1 }[event.key];
+  if (event.key === "Enter" && chart.cursor >= 0) follow(chart, chart.cursor);
+  else if (event.key === "Escape") point(chart, -1);
+  else if (to !== undefined && count) point(chart, Math.max(0, Math.min(count - 1, to)));
+  else return;
+  event.preventDefault();
+}
+
+function child(parent, name, className, text) {
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return parent.appendChild(element);
+}
+
+// ---- From view to view ----------------------------------------------------------------------------------------------
+
+let asked = 0; // only the newest question may answer
+
+async function go(address, { push = true } = {}) {
+  const mine = ++asked;
+  view().setAttribute("aria-busy", "true");
+  let response, text;
+  try {
+    response = await fetch(address, { headers: { accept: "text/html" } });
+    text = await response.text();
+  } catch {
+    location.assign(address);
+    return;
+  }
+  if (mine !== asked) return;
+  const next = new DOMParser().parseFromString(text, "text/html");
+  const fresh = next.getElementById("view");
+  if (!fresh) {
+    location.assign(address);
+    return;
+  }
+  if (push && response.url !== location.href) history.pushState(null, "", response.url);
+  const focused = controlPath(document.activeElement);
+  document.title = next.title;
+  view().replaceWith(document.adoptNode(fresh));
+  focused?.()?.focus({ preventScroll: true });
+  begin();
+}
+
+// The control that had the focus has it again in the new view.
+function controlPath(element) {
+  const { name, value, type } = element ?? {};
+  if (!name || !element.form) return null;
+  const suffix = type === "radio" || type === "checkbox" ? `[value="${CSS.escape(value)}"]` : "";
+  return () => document.querySelector(`[name="${CSS.escape(name)}"]${suffix}`);
+}
+
+function submit(form) {
+  const parameters = new URLSearchParams(new FormData(form));
+  go(`${form.action.split("?")[0]}?${parameters}`);
+}
+
+document.addEventListener("change", ({ target }) => {
+  if (!target.form || target.form.id !== "controls") return;
+  if (target.name === "range" && target.value === "custom") return; // the two dates come next
+  submit(target.form);
+});
+document.addEventListener("submit", (event) => {
+  if (event.target.id !== "controls") return;
+  event.preventDefault();
+  submit(event.target);
+});
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[data-view]");
+  if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  go(link.href);
+});
+addEventListener("popstate", () => go(location.href, { push: false }));
+
+// ---- Theme, zones, and the beginning --------------------------------------------------------------------------------
+
+const toggle = document.querySelector(".theme");
+toggle.hidden = false;
+toggle.addEventListener("click", () => {
+  const chosen = theme() === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = chosen;
+  try { localStorage.setItem("theme", chosen); } catch { /* then for this page only */ }
+  draw();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+function offerZones() {
+  const list = document.getElementById("zones");
+  if (!list || !Intl.supportedValuesOf) return;
+  const names = new Set(["UTC", Intl.DateTimeFormat().resolvedOptions().timeZone, ...Intl.supportedValuesOf("timeZone")]);
+  list.replaceChildren(...[...names].map((name) => Object.assign(document.createElement("option"), { value: name })));
+}
+
+function begin() {
+  offerZones();
+  draw();
+}
+
+begin();

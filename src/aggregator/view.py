@@ -1,0 +1,110 @@
+"""A page's address is the view: its query string holds every choice, and nothing else does. Pure.
+
+What the API knows is spelled as the API spells it, so the same query string behind `/v1/usage` gives the same numbers.
+A few names only say how the page shows them. A form sends a third kind, `range`, which becomes the API's own words by a
+redirect, so that the address in the bar is always one to keep and to pass on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from urllib.parse import urlencode
+
+Items = tuple[tuple[str, str], ...]
+
+SHOWN_ONLY = ("chart", "scale", "sort", "theme")
+"""Parameters of the page that are not the API's: they change how numbers are shown, never which."""
+
+RANGES = {
+    "1h": "Last hour",
+    "24h": "Last 24 hours",
+    "7d": "Last 7 days",
+    "30d": "Last 30 days",
+    "90d": "Last 90 days",
+    "12mo": "Last 12 months",
+    "this-month": "This month",
+    "last-month": "Last month",
+}
+CUSTOM, KEPT = "custom", "kept"
+"""Choices of a form's `range`: the two dates beside it; the very moments that the address had before."""
+
+_NOT_CHOSEN = ("breakdown", "start", "end", "last", "metric", "interval", "tz", "q", "min_latency", "cursor")
+"""Controls whose empty value means that nothing is chosen. An empty filter means the calls that have no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A path and its parameters, in order."""
+
+    path: str
+    items: Items = ()
+
+    def value(self, name: str, default: str = "") -> str:
+        return next((value for key, value in self.items if key == name and value), default)
+
+    def values(self, name: str) -> list[str]:
+        return [value for key, value in self.items if key == name]
+
+    @property
+    def question(self) -> Items:
+        """What the API is asked: without what only the page knows."""
+        return tuple(item for item in self.items if item[0] not in SHOWN_ONLY)
+
+    def changed(self, changes: Mapping[str, str | Sequence[str] | None]) -> "View":
+        """With these parameters instead; None takes one away. Those that stay keep their place."""
+        kept = tuple(item for item in self.items if item[0] not in changes)
+        added = tuple((name, value) for name, values in changes.items() for value in _several(values))
+        return View(self.path, kept + added)
+
+    def href(self, changes: Mapping[str, str | Sequence[str] | None] | None = None, path: str | None = None) -> str:
+        return _address(path or self.path, self.changed(changes or {}).items)
+
+    def answer_href(self, path: str) -> str:
+        """The same question at the API."""
+        return _address(path, self.question)
+
+    def filtered(self, dimension: str, value: str) -> str:
+        """The address of this view with only one value of a dimension, and so without a breakdown by it."""
+        rest = [name for name in self.values("breakdown") if name != dimension]
+        return self.href({dimension: value, "breakdown": rest, f"not.{dimension}": None})
+
+
+def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:
+    """A form's parameters as an address; None when they are one already."""
+    given = tuple(items)
+    choice = next((value for name, value in given if name == "range"), None)
+    if choice is None:
+        return None
+    kept = {name.removeprefix("kept_"): value for name, value in given if name.startswith("kept_")}
+    drop = {"range", "last", *(name for name, _ in given if name.startswith("kept_"))}
+    if choice != CUSTOM:
+        drop |= {"start", "end"}
+    rest = tuple((name, value) for name, value in given if name not in drop and (value or name not in _NOT_CHOSEN))
+    return _range(choice, kept, today) + rest
+
+
+def _range(choice: str, kept: Mapping[str, str], today: date) -> Items:
+    if choice == CUSTOM:
+        return ()
+    if choice == KEPT:
+        return tuple((name, value) for name, value in kept.items() if value)
+    return month(choice, today) or (("last", choice),)
+
+
+def month(choice: str, today: date) -> Items:
+    """A calendar month as dates; this month is open to now."""
+    first = today.replace(day=1)
+    if choice == "this-month":
+        return (("start", first.isoformat()),)
+    if choice == "last-month":
+        last = first - timedelta(days=1)
+        return (("start", last.replace(day=1).isoformat()), ("end", last.isoformat()))
+    return ()
+
+
+def _several(values: str | Sequence[str] | None) -> Sequence[str]:
+    return () if values is None else (values,) if isinstance(values, str) else values
+
+
+def _address(path: str, items: Items) -> str:
+    return f"{path}?{urlencode(items)}" if items else path
