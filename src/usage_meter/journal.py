@@ -284,13 +284,14 @@ class Journal:
             memory = map_file(segment.file)
         except OSError as error:
             logger.warning("a journal file is gone: %s", error)
-            with self._lock:
+            memory = None
+        with self._lock:
+            if memory is not None:
+                segment.map(memory)
+            else:
                 self.dropped["journal_lost"] += segment.unsent
                 self._remove(segment)
-            return False
-        with self._lock:
-            segment.map(memory)
-        return True
+        return memory is not None
 
     def _adopt(self, path: Path) -> None:
         """Move what a dead process left to our own directory; nothing while its process lives."""
@@ -326,10 +327,11 @@ class Journal:
 def _opened(path: Path) -> Segment | None:
     """The segment in a dead process's file, checked; a file with nothing in it is deleted."""
     try:
-        segment = Segment.read(map_file(path), path)
-    except (OSError, ValueError) as error:  # ValueError: of size zero
-        logger.debug("cannot read %s: %s", path, error)
-        segment = None
+        memory = map_file(path)
+        segment = Segment.read(memory, path) if memory else None
+    except (OSError, ValueError) as error:  # stays where it is: another version may read it
+        logger.warning("cannot read the journal file %s: %s", path, error)
+        return None
     if segment is None:
         path.unlink(missing_ok=True)
     return segment

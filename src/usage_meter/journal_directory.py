@@ -105,9 +105,10 @@ class JournalDirectory:
             self._lock = -1
 
 
-def map_file(path: Path) -> mmap.mmap:
+def map_file(path: Path) -> mmap.mmap | None:
+    """None for a file of no size: its process died before the first block."""
     with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), 0)
+        return mmap.mmap(file.fileno(), 0) if os.fstat(file.fileno()).st_size else None
 
 
 def owned(path: Path) -> bool:
@@ -115,6 +116,8 @@ def owned(path: Path) -> bool:
     try:
         found = path.lstat()
     except FileNotFoundError:
+        return True
+    if not hasattr(os, "geteuid"):  # Windows: the temporary directory is the user's own
         return True
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
 

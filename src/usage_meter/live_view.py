@@ -1,6 +1,5 @@
 """What Redis shows of now: the live tally and the calls in flight, and when a shard's are due."""
 
-import sys
 import time
 from typing import Any
 
@@ -41,13 +40,13 @@ class LiveView:
             self._add_inflight(transaction, shard, now)
 
     def increase(self, shard: int) -> Increase:
-        """What the sorted sets are to be increased by, if that is due."""
+        """What the sorted sets are to be increased by, if that is due; nothing more for a while then."""
         increments = self._increments.get(shard)
         now = time.monotonic()
         if not increments or (not self.hurry and now - self._increased.get(shard, 0.0) < FLUSH_SECONDS):
             return {}
         self._increased[shard] = now
-        return increments.take(sys.maxsize if self.hurry else TALLY_VALUES)
+        return increments.take(TALLY_VALUES)
 
     def forget(self) -> None:
         """Redis may not have what it was shown: show it again."""

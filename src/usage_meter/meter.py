@@ -2,19 +2,18 @@
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
+from usage_meter.caller import Callers, Identify
+from usage_meter.cardinality import CardinalityGuard
 from usage_meter.event import UsageEvent
 from usage_meter.recorder import Recorder
 from usage_meter.settings import MeterSettings
-
-Identify = Callable[[Any], Any]
-"""Scope or environ → `Caller`, None, or an awaitable of them."""
 
 _check = msgspec.msgpack.Decoder(UsageEvent).decode
 
@@ -52,6 +51,8 @@ class Meter:
         )
         self.identify = identify
         self.recorder = Recorder(self.settings)
+        self.guard = CardinalityGuard(self.settings.distinct_values)
+        self.callers = Callers(self.settings.key_secret, self.settings.workspace, self.guard)
         weakref.finalize(self, self.recorder.close)  # runs at exit, or when nobody holds the meter any longer
 
     def record(self, event: UsageEvent) -> bool:

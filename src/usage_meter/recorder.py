@@ -41,6 +41,7 @@ class Recorder:
     def __init__(self, settings: MeterSettings) -> None:
         self._settings = settings
         self._outbox: Outbox | None = None
+        self._unstarted: Outbox | None = None  # one whose thread could not be started
         self._renew()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_Renewal(self))
@@ -86,7 +87,7 @@ class Recorder:
         return self._opened().instance
 
     def statistics(self) -> Statistics:
-        outbox = self._outbox
+        outbox = self._outbox or self._unstarted
         if outbox is not None and not outbox.mark[0]:
             return Statistics()
         with self._lock:
@@ -109,7 +110,8 @@ class Recorder:
     def close(self, timeout: float = 5.0) -> bool:
         """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
         with self._lock:
-            outbox, self._outbox = self._outbox, None
+            outbox = self._outbox or self._unstarted
+            self._outbox = self._unstarted = None
             if outbox is None or not outbox.mark[0]:
                 return True
             self._closing.append(outbox)
@@ -134,17 +136,27 @@ class Recorder:
             if self._outbox is not None and not self._outbox.mark[0]:
                 self._renew()  # a fork that Python was not told of, such as uWSGI's
         with self._lock:
-            if self._outbox is None:
-                outbox = Outbox(self._settings, self._failures)
-                outbox.sender.start()
-                self._outbox = outbox
-            return self._outbox
+            if self._outbox is not None:
+                return self._outbox
+            outbox = self._unstarted or Outbox(self._settings, self._failures)
+            self._start(outbox)
+            return outbox
+
+    def _start(self, outbox: Outbox) -> None:
+        """Start its thread, or leave that to the next call: events are kept meanwhile, and at the end they stay."""
+        try:
+            outbox.sender.start()
+            self._outbox, self._unstarted = outbox, None
+        except RuntimeError as error:  # no more threads, or the interpreter is shutting down
+            self._failures.add("the sending thread", error)
+            self._unstarted = outbox
 
     def _renew(self) -> None:
         """A process's beginning: nothing of a parent's is shared, neither its locks nor its counts."""
         parents = self._outbox
         self._lock = threading.Lock()
         self._outbox = None
+        self._unstarted = None
         self._closing: list[Outbox] = []
         self._failures = Failures()
         self._counts: Counter[str] = Counter()  # of outboxes that are closed, and of what never came to one

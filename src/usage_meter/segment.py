@@ -88,9 +88,16 @@ class Segment:
 
     @classmethod
     def read(cls, memory: mmap.mmap, path: Path) -> "Segment | None":
-        """The segment that another process left, every frame checked; None when it is empty or not ours."""
-        words = memoryview(memory)[:DATA].cast("Q") if len(memory) >= DATA else memoryview(b"\0")
-        if words[0] != MAGIC:
+        """The segment that another process left, every frame checked; None when there is nothing in it.
+
+        Raises ValueError for a file that is not one, or of another version.
+        """
+        if len(memory) < DATA:
+            return None
+        words = memoryview(memory)[:DATA].cast("Q")
+        if words[0] not in (0, MAGIC):
+            raise ValueError("not a segment of this version")
+        if not words[0]:
             return None
         segment = cls(words[_SHARD], path)
         segment.map(memory)
@@ -142,17 +149,18 @@ class Segment:
 
     def verify(self) -> None:
         """Count the events of a segment that another process wrote, and find those that are torn."""
+        directory = bytes(self._words[HEADER_WORDS:]).rstrip(b"\0")
+        self.count = (len(directory) + WORD - 1) // WORD
         start = 0
-        self.count = 0
-        for index in range(ENTRIES):
+        for index in range(self.count):
             word = self._words[HEADER_WORDS + index]
             end = word & _END
-            if not word:
-                break
-            if not start < end <= len(self._data) or crc32(self._data[start:end], end) != word >> 32:
+            if not start < end <= self._room:
+                self.torn.append(index)
+                continue
+            if crc32(self._data[start:end], end) != word >> 32:
                 self.torn.append(index)
             start = end
-            self.count = index + 1
         self.end = start
 
     def next_slice(self) -> Slice | None:

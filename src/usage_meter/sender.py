@@ -51,7 +51,7 @@ class Sender:
         self._destination = destination
         self._address = address
         self._failures = failures
-        self._thread = threading.Thread(target=self._run, name="usage-meter", daemon=True)
+        self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self._deadline = 0.0  # of the ending
         self._away = False
@@ -61,15 +61,17 @@ class Sender:
         self._last_ids: dict[int, StreamId] = {}  # of the shards that were met
 
     def start(self) -> None:
-        """Raises RuntimeError where no thread can be started."""
-        self._thread.start()
+        """Raises RuntimeError where no thread can be started; then it may be tried again."""
+        thread = threading.Thread(target=self._run, name="usage-meter", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def finish(self, timeout: float) -> bool:
         """Send what is left, for at most `timeout` seconds; true when nothing remains."""
         self._deadline = time.monotonic() + timeout
         self._ending.set()
         self._journal.grown.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(timeout)
         return not self._journal.chains()
 
@@ -175,7 +177,7 @@ class Sender:
         self._live.add_to(transaction, shard)
         if len(transaction):
             self._check_inflight(transaction.execute(raise_on_error=False))
-        if increase := self._live.increase(shard):
+        while increase := self._live.increase(shard):
             self._increase(shard, increase)
 
     def _check_inflight(self, answers: list[Any]) -> None:

@@ -48,6 +48,14 @@ def test_killed_workers_of_an_asgi_server_lose_only_calls_in_flight(
     expect_all(traffic, redis_server)
 
 
+def test_workers_that_live_for_a_moment_lose_nothing(start_app: StartApp, redis_server: RedisServer) -> None:
+    app = start_app("gunicorn", redis_server.url, GUNICORN_CMD_ARGS="--max-requests 30")
+    with Traffic(app.port) as traffic:
+        traffic.wait_for(300)
+
+    expect_all(traffic, redis_server)
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_what_a_killed_app_left_is_sent_when_it_starts_again(
     server: str, start_app: StartApp, redis_server: RedisServer
