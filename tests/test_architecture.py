@@ -23,6 +23,8 @@ AGGREGATOR_RANKS = {
     "live": 6, "parameters": 6, "reader": 6, "rollup": 6, "ingest": 6, "charts": 6, "export": 6, "dead_letters": 6,
     "consumer": 7, "openapi": 7, "verify": 7,
     "metrics": 8, "api": 8,
+    "elevenlabs_terms": 2, "elevenlabs_filters": 3, "elevenlabs_tables": 7, "elevenlabs_usage": 8,
+    "elevenlabs_accounts": 7, "elevenlabs_openapi": 8.5,
     "usage_page": 7, "pages": 9, "directory": 9, "elevenlabs": 9, "live_api": 9,
     "app": 10,
     "demo": 11,
@@ -58,6 +60,12 @@ PURE = {
     "request_log",
     "parameters",
     "cover",
+    "elevenlabs_terms",
+    "elevenlabs_filters",
+    "elevenlabs_tables",
+    "elevenlabs_usage",
+    "elevenlabs_accounts",
+    "elevenlabs_openapi",
 }
 IMPURE_IMPORTS = {"redis", "clickhouse_connect", "httpx", "socket", "subprocess", "threading", "requests", "sqlite3"}
 

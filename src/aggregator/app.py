@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, export, live_api, pages
+from aggregator import api, directory, elevenlabs, export, live_api, pages
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
@@ -134,6 +134,7 @@ def create_app(
         app.include_router(api.router(reader, ingest, principal))
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
         app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
+        app.include_router(elevenlabs.router(reader, labels, limits, principal))
         app.include_router(pages.router(reader, principal))
     if not tokens.required:
         # Without a secret whoever reaches us is an operator: a web page elsewhere must not, by a name that it
