@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
-from aggregator.buckets import INTERVALS, Interval, from_us
+from aggregator.buckets import INTERVALS, from_us
 from aggregator.dimensions import DIMENSIONS, OPERATOR_DIMENSIONS, is_dimension
 from aggregator.measures import METRICS, is_additive
 from aggregator.query import UsageQuery
@@ -15,7 +15,7 @@ from aggregator.tokens import Principal
 from aggregator.view import CUSTOM, KEPT, RANGES, Items, View, month
 from aggregator.wording import INTERVAL_NAMES, dimension_name, metric_name, range_name, value_name
 
-_SECONDS: Mapping[Interval, int] = {
+_SECONDS: Mapping[str, int] = {
     "minute": 60, "hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400, "year": 365 * 86_400,
 }  # fmt: skip
 _MOST_BUCKETS = 800  # that a choice of granularity offers: a bar each on a wide screen
@@ -130,34 +130,27 @@ def intervals(query: UsageQuery | None, asked: str) -> list[Option]:
     """Those that make sense for the range: at least two buckets, and no more than can be told apart."""
     if query is None:
         return [Option(name, INTERVAL_NAMES[name], name == asked) for name in INTERVALS]
-    seconds = (query.end_us - query.start_us) / 1_000_000
     return [
         Option(name, INTERVAL_NAMES[name], name == query.interval)
         for name in INTERVALS
-        if name == query.interval or name == "total" or 1.5 < seconds / _SECONDS[name] <= _MOST_BUCKETS
+        if name == query.interval or _makes_sense(name, query)
     ]
 
 
-def fitting(items: Items, query: UsageQuery) -> Items | None:
-    """The items with an interval that fits the range, and no running sum of what does not add up; None if they do.
+def fitting(chosen: str, whole: UsageQuery) -> str:
+    """The chosen interval where it makes sense for the range, else the nearest that does.
 
     For what a form sends: somebody who goes from a year to an hour has not asked for a chart of one bar.
     """
-    offered = [option.value for option in intervals(query, "") if option.value not in (query.interval, "total")]
-    chosen = query.interval
-    if chosen != "total" and offered and not _makes_sense(query):
-        chosen_seconds = _SECONDS[chosen]
-        fits = min(offered, key=lambda name: abs(_SECONDS[_known(name)] - chosen_seconds))
-        return tuple((name, fits if name == "interval" else value) for name, value in items)
-    return None
+    sensible = [name for name in INTERVALS if name != "total" and _makes_sense(name, whole)]
+    if chosen in sensible or chosen not in _SECONDS or not sensible:
+        return chosen
+    return min(sensible, key=lambda name: abs(_SECONDS[name] - _SECONDS[chosen]))
 
 
-def _known(name: str) -> Interval:
-    return next(interval for interval in INTERVALS if interval == name)
-
-
-def _makes_sense(query: UsageQuery) -> bool:
-    return 1.5 < (query.end_us - query.start_us) / 1_000_000 / _SECONDS[query.interval] <= _MOST_BUCKETS
+def _makes_sense(interval: str, query: UsageQuery) -> bool:
+    seconds = (query.end_us - query.start_us) / 1_000_000
+    return interval == "total" or 1.5 < seconds / _SECONDS[interval] <= _MOST_BUCKETS
 
 
 def metrics(chosen: str, quantities: Iterable[str]) -> list[Group]:

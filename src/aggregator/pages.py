@@ -26,7 +26,7 @@ from aggregator.buckets import from_us
 from aggregator.colors import THEMES
 from aggregator.drawing import Drawing
 from aggregator.errors import AggregatorError, BusyError, NotFoundError, QueryError, StoreError
-from aggregator.parameters import requests_query, usage_query, zone_of
+from aggregator.parameters import usage_query, zone_of
 from aggregator.query import UsageAnswer, UsageQuery
 from aggregator.reader import Reader
 from aggregator.tokens import ForbiddenError, Principal, TokenError
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 YEAR_SECONDS = 31_536_000  # how long a browser keeps what has its fingerprint in its address
 _COMPRESSED_FROM = 1024  # bytes below which deflating an answer costs more than it saves
-_EVER = (("start", "0"), ("limit", "1"))
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -121,10 +120,12 @@ class Pages:
         if not controls.is_cumulable(view.value("metric", "credits")):
             view = view.changed({"cumulative": None})
         try:
-            query = usage_query(view.question, asked.principal, asked.now_us)
+            # By the range alone: a start that an interval has moved back to its bucket's would make it longer.
+            whole = usage_query(view.changed({"interval": "total"}).question, asked.principal, asked.now_us)
         except QueryError:
             return RedirectResponse(view.href(), 303)
-        return RedirectResponse(View(view.path, controls.fitting(view.items, query) or view.items).href(), 303)
+        interval = controls.fitting(view.value("interval", "day"), whole)
+        return RedirectResponse(view.replaced("interval", interval).href(), 303)
 
     def _usage(self, asked: Asked) -> Response:
         try:
@@ -144,11 +145,12 @@ class Pages:
 
     def _emptiness(self, asked: Asked, answer: UsageAnswer) -> str:
         """Why there is nothing to see: `range`, or `installation` when no call was ever recorded."""
-        if not usage_page.is_empty(answer):
+        query = answer.query
+        calls = replace(query, metrics=("requests",), breakdown=(), interval="total", cumulative=False)
+        if not usage_page.is_empty(answer) or not usage_page.is_empty(self._reader.usage(calls)):
             return ""
-        scope = [("scope", value) for value in asked.view.values("scope")]
-        ever = requests_query([*_EVER, *scope, ("kind", "request"), ("kind", "webhook")], asked.principal, asked.now_us)
-        return "range" if self._reader.requests(ever).requests else "installation"
+        ever = replace(calls, start_us=0, end_us=asked.now_us, filters=())
+        return "installation" if usage_page.is_empty(self._reader.usage(ever)) else "range"
 
     def _image(self, asked: Asked, format: str) -> Response:
         query = usage_query(asked.view.question, asked.principal, asked.now_us)

@@ -56,17 +56,16 @@ class View:
         added = tuple((name, value) for name, values in changes.items() for value in _several(values))
         return View(self.path, kept + added)
 
+    def replaced(self, name: str, value: str) -> "View":
+        """With another value in the parameter's own place, where it has one."""
+        return View(self.path, tuple((key, value if key == name else old) for key, old in self.items))
+
     def href(self, changes: Mapping[str, str | Sequence[str] | None] | None = None, path: str | None = None) -> str:
         return _address(path or self.path, self.changed(changes or {}).items)
 
     def answer_href(self, path: str) -> str:
         """The same question at the API."""
         return _address(path, self.question)
-
-    def filtered(self, dimension: str, value: str) -> str:
-        """The address of this view with only one value of a dimension, and so without a breakdown by it."""
-        rest = [name for name in self.values("breakdown") if name != dimension]
-        return self.href({dimension: value, "breakdown": rest, f"not.{dimension}": None})
 
 
 def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:

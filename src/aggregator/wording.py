@@ -44,6 +44,7 @@ INTERVAL_NAMES: dict[Interval, str] = {
     "total": "Total",
 }  # fmt: skip
 
+DAY_US = 86_400_000_000
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -164,10 +165,10 @@ def bucket_name(start_us: int, interval: Interval, zone: tzinfo) -> str:
 
 
 def range_name(start_us: int, end_us: int, zone: tzinfo) -> str:
-    """`10 Mar – 12 Apr 2026`; with the time of day where it does not begin and end at midnight within two days."""
-    first, last = from_us(start_us, zone), from_us(end_us - 1, zone)
-    if end_us - start_us <= 2 * 86_400_000_000:
-        until = from_us(end_us, zone)
+    """`10 Mar – 12 Apr 2026`; with the time of day where it is short and of no whole days."""
+    first, last, until = from_us(start_us, zone), from_us(end_us - 1, zone), from_us(end_us, zone)
+    whole_days = not any((first.hour, first.minute, until.hour, until.minute))
+    if end_us - start_us <= 2 * DAY_US and not whole_days:
         same = first.date() == until.date()
         return f"{day(first)}, {first:%H:%M} – {'' if same else day(until) + ', '}{until:%H:%M}"
     if first.date() == last.date():
