@@ -45,16 +45,21 @@ def fork_in_c() -> None:
     sys.stdin.read()
 
 
+def die_before_a_child() -> None:
+    record("orphaned")
+    if os.fork() == 0:
+        sys.stdin.read()  # lives as long as the test, and never records
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(how: str) -> None:
     if how == "in C":
         fork_in_c()
         return
-    record("before")
     if how == "idle child":
-        if os.fork() == 0:
-            sys.stdin.read()  # lives as long as the test, and never records
-            os._exit(0)
-        os.kill(os.getpid(), signal.SIGKILL)
+        die_before_a_child()
+    record("before")
     fork(how)
     record("parent")
     sys.stdin.read()

@@ -316,3 +316,18 @@ def test_without_a_thread_events_are_kept_until_there_is_one(meter: Meter, redis
 
     wait_until(lambda: meter.recorder.statistics().sent == 2, "both are sent")
     assert stored(redis_client) == [first, second]
+
+
+def test_a_stream_that_has_gone_back_gets_again_what_it_lost(meter: Meter, redis_client: Any) -> None:
+    events = [an_event() for _ in range(10)]
+    for event in events:
+        meter.record(event)
+    wait_until(lambda: meter.recorder.statistics().sent == 10, "all are sent")
+    heartbeat = redis_client.zscore(keys.INSTANCES, meter.recorder.instance)
+    wait_until(lambda: redis_client.zscore(keys.INSTANCES, meter.recorder.instance) > heartbeat, "some time has passed")
+
+    redis_client.delete(keys.events(0))  # as a replica that was promoted too early does it
+
+    wait_until(lambda: stored(redis_client) == events, "all are there again")
+    assert meter.recorder.statistics().resent == 10
+    assert meter.recorder.statistics().sent == 10
