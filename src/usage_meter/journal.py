@@ -16,14 +16,14 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from usage_meter.journal_directory import JournalDirectory, bytes_in, map_file
+from usage_meter.disk import Disk
+from usage_meter.journal_directory import map_file
 from usage_meter.segment import MAX_EVENT_BYTES, SEGMENT_BYTES, Segment, Slice
 
 logger = logging.getLogger("usage_meter")
 
 KEEP_SECONDS = 30.0  # an append-only file synced each second loses one or two; a failover takes some more to be seen
 MEMORY_BYTES = 64 * 1024 * 1024  # while there is no disk: what an app can spare, some 200,000 events
-DISK_AGAIN_SECONDS = 5.0  # between two attempts at a disk that failed
 FOUND = -1  # the chain of what dead processes left; the others are numbered by shard
 MAPPED_SEGMENTS = 4  # at the end of a chain; those before are unmapped, so that a long queue takes no memory
 
@@ -35,23 +35,16 @@ class JournalClosedError(Exception):
 class Journal:
     """Thread-safe: any thread appends under the `lock` it was made with, the sending thread does all the rest."""
 
-    def __init__(self, lock: threading.Lock, parent: Path | None, name: str, max_bytes: int) -> None:
-        """In `parent`, the directory that all processes with the same destination share; None for memory only."""
+    def __init__(self, lock: threading.Lock, disk: Disk, max_bytes: int) -> None:
+        """`max_bytes` is for all the processes that share the disk's directory."""
         self._lock = lock
-        self._parent = parent
-        self._name = name
+        self._disk = disk
         self._max_bytes = max_bytes
-        self._others_bytes = 0  # what other processes have on disk, as of the last look
         self._chains: dict[int, deque[Segment]] = {}  # per shard
         self._written: dict[int, Segment] = {}  # the last of each chain
         self._found: deque[Segment] = deque()  # of dead processes
         self._waiting: deque[Path] = deque()  # of dead processes, not yet looked into
         self._servers: dict[int, str] = {}
-        self._directory: JournalDirectory | None = None
-        self._disk_lock = threading.Lock()  # around the making of files; taken inside the other one, never around it
-        self._disk_again = 0.0  # when to try a disk again that failed
-        self._disk_failed = False
-        self._spare: tuple[Path, mmap.mmap] | None = None
         self._closed = False
         self.grown = threading.Event()  # a segment was begun: there may be much to send
         self.dropped: Counter[str] = Counter()
@@ -87,37 +80,16 @@ class Journal:
         return segment
 
     def _file_segment(self, shard: int) -> Segment | None:
-        if self._spare is None:
+        if not self._disk.spares:
             self._make_room()
-        file = self._spare or self._new_file()
-        self._spare = None
-        return Segment.new(shard, file[1], file[0], time.monotonic()) if file else None
+        file = self._disk.take()
+        return Segment.new(shard, file.memory, file.path, time.monotonic()) if file else None
 
     def _memory_segment(self, shard: int) -> Segment:
         held = sum(SEGMENT_BYTES for segment in self._segments() if segment.path is None)
         if held >= min(MEMORY_BYTES, self._max_bytes):
             self._drop_oldest("memory_full")
         return Segment.new(shard, mmap.mmap(-1, SEGMENT_BYTES), None, time.monotonic())
-
-    def _new_file(self) -> tuple[Path, mmap.mmap] | None:
-        """A file for a segment; None while the disk will not have one, which is said once."""
-        if self._parent is None or time.monotonic() < self._disk_again:
-            return None
-        try:
-            with self._disk_lock:
-                return self._held_directory(self._parent).new_segment()
-        except OSError as error:
-            self._disk_again = time.monotonic() + DISK_AGAIN_SECONDS
-            if not self._disk_failed:
-                self._disk_failed = True
-                logger.warning("no journal on disk (%s): events wait in memory, and die with the process", error)
-            return None
-
-    def _held_directory(self, parent: Path) -> JournalDirectory:
-        """This process's own; made when it is first needed, and again when somebody deleted it."""
-        if self._directory is None or not self._directory.exists():
-            self._directory = JournalDirectory.create(parent, self._name)
-        return self._directory
 
     def _make_room(self) -> None:
         """Hold the cap on disk with one more segment. The lock is held."""
@@ -138,6 +110,7 @@ class Journal:
             return False
         victim = min(candidates, key=lambda segment: (segment.unsent > 0, segment.born))
         self.dropped[reason] += victim.unsent
+        victim.dropped_as = reason
         self._remove(victim)
         return True
 
@@ -149,8 +122,8 @@ class Journal:
         segment.unmap()
 
     def _disk_bytes(self) -> int:
-        own = sum(1 for segment in self._segments() if segment.path) + len(self._waiting) + bool(self._spare)
-        return self._others_bytes + own * SEGMENT_BYTES
+        own = sum(1 for segment in self._segments() if segment.path) + len(self._waiting) + self._disk.spares
+        return self._disk.others_bytes + own * SEGMENT_BYTES
 
     def _segments(self) -> Iterator[Segment]:
         yield from self._found
@@ -162,15 +135,10 @@ class Journal:
     def prepare(self) -> None:
         """Have the file of the next segment ready, so that no call waits for the disk."""
         with self._lock:
-            if self._spare is not None or self._closed or not self._chains:
+            if self._disk.spares or self._closed or not self._chains:
                 return
             self._make_room()
-        spare = self._new_file()
-        with self._lock:
-            if not self._closed:
-                self._spare = spare
-            elif spare is not None:
-                spare[0].unlink(missing_ok=True)
+        self._disk.prepare()
 
     def shards(self) -> list[int]:
         """All shards that this journal has something of."""
@@ -205,6 +173,8 @@ class Journal:
         """Redis has this slice. How many of its events it was given for another time."""
         with self._lock:
             again = segment.accept(taken.last, self._servers.get(segment.shard, ""), time.time())
+            if segment.dropped_as:  # just when it was on its way: it has arrived after all
+                self.dropped[segment.dropped_as] -= taken.last - taken.first
             if not segment.unsent and not self._is_being_written(segment):
                 segment.unmap()
             return again
@@ -231,23 +201,16 @@ class Journal:
                     self._remove(segment)
 
     def look_around(self) -> None:
-        """Take over what dead processes left, and see how much disk the living ones take."""
-        if self._parent is None or not self._parent.is_dir():
-            return
-        for path in self._parent.iterdir():
-            if path.name != self._name:
-                self._adopt(path)
-        others = bytes_in(self._parent, besides=self._name)
+        """Take over what dead processes left."""
+        found = self._disk.look_around()
         with self._lock:
-            self._others_bytes = others
+            self._waiting.extend(found)
 
     def close(self) -> None:
         """Give up the directory. What is not yet safe stays there, for whoever looks next."""
         with self._lock:
             self._closed = True
             self._written.clear()
-            if self._spare is not None:
-                self._spare[0].unlink(missing_ok=True)
             for segment in list(self._segments()):
                 if segment.kept == segment.count:
                     self._remove(segment)
@@ -255,13 +218,7 @@ class Journal:
                     self.dropped["memory_lost"] += segment.unsent
                 else:
                     segment.shorten()
-            if self._directory is not None:
-                self._directory.remove_if_empty()
-
-    def abandon(self) -> None:
-        """In a forked child: let go of the parent's lock, which would otherwise outlive it here."""
-        if self._directory is not None:
-            self._directory.release()
+            self._disk.close()
 
     def _next_segment(self, chain: int) -> Segment | None:
         with self._lock:
@@ -292,21 +249,6 @@ class Journal:
                 self.dropped["journal_lost"] += segment.unsent
                 self._remove(segment)
         return memory is not None
-
-    def _adopt(self, path: Path) -> None:
-        """Move what a dead process left to our own directory; nothing while its process lives."""
-        try:
-            orphan = JournalDirectory.seize(path)
-            if orphan is None:
-                return
-            for file in orphan.segments():
-                with self._disk_lock:
-                    moved = self._held_directory(path.parent).take(file)
-                with self._lock:
-                    self._waiting.append(moved)
-            orphan.remove_if_empty()
-        except OSError as error:  # another process was quicker, or a later look will succeed
-            logger.debug("cannot take over %s: %s", path, error)
 
     def _take_in(self, segment: Segment | None) -> None:
         """A dead process's segment joins what was found. The lock is held."""

@@ -9,7 +9,7 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from usage_meter.segment import SEGMENT_BYTES
 
@@ -21,6 +21,13 @@ except ImportError:  # Windows: no such locks, so no journal on disk; the memory
 SUFFIX = ".segment"
 POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # Linux: the pages are there before the first call stores into them
 ATTEMPTS = 5  # to make a directory while others, who take it for an orphan's, tidy it away before it is locked
+
+
+class File(NamedTuple):
+    """A file for one segment, mapped."""
+
+    path: Path
+    memory: mmap.mmap
 
 
 class JournalDirectory:
@@ -69,14 +76,14 @@ class JournalDirectory:
         except FileNotFoundError:
             return False
 
-    def new_segment(self) -> tuple[Path, mmap.mmap]:
+    def new_file(self) -> File:
         """A file of zeros with all its blocks reserved: a store into a map of blocks that are not there is SIGBUS."""
         self._made += 1
         path = self.path / f"{self._made:08d}{SUFFIX}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _reserve(file)
-            return path, mmap.mmap(file, SEGMENT_BYTES, flags=mmap.MAP_SHARED | POPULATE)
+            return File(path, mmap.mmap(file, SEGMENT_BYTES, flags=mmap.MAP_SHARED | POPULATE))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -88,8 +95,8 @@ class JournalDirectory:
         self._made += 1
         return file.rename(self.path / f"{self._made:08d}{SUFFIX}")
 
-    def segments(self) -> list[Path]:
-        """The files in it, oldest first."""
+    def files(self) -> list[Path]:
+        """The segments in it, oldest first."""
         return sorted(path for path in self.path.iterdir() if path.suffix == SUFFIX)
 
     def remove_if_empty(self) -> None:

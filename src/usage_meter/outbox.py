@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import force_setattr
 
 from usage_meter.destination import Destination
+from usage_meter.disk import Disk
 from usage_meter.event import UsageEvent, encode
 from usage_meter.failures import Failures
 from usage_meter.fork_mark import fork_mark
@@ -36,9 +37,8 @@ class Outbox:
         self._shards = settings.shards
         self._lock = threading.Lock()
         self._tally = Tally(self._lock)
-        self.journal = Journal(
-            self._lock, journal_parent(settings, failures), self.instance, settings.journal_max_bytes
-        )
+        self._disk = Disk(journal_parent(settings, failures), self.instance)
+        self.journal = Journal(self._lock, self._disk, settings.journal_max_bytes)
         live = LiveView(self.instance, settings.shards, self._tally, self.inflight)
         destination = Destination(settings.redis_url, settings.redis_timeout)
         self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures)
@@ -68,6 +68,10 @@ class Outbox:
         drained = self.sender.finish(timeout)
         self.journal.close()
         return drained
+
+    def abandon(self) -> None:
+        """In a forked child: what is here is the parent's."""
+        self._disk.abandon()
 
 
 def instance_name() -> str:

@@ -60,6 +60,13 @@ class Recorder:
         except Exception as error:  # the guarded step: nothing of ours reaches the app
             return self._retried(event, replaces, error)
 
+    def open(self) -> None:
+        """Begin now, not with the first call, so that what dead processes left is sent at once. Not before a fork."""
+        try:
+            self._opened()
+        except Exception as error:  # the guarded step
+            self.failed("open", error)
+
     def enter(self, workspace: str, api_key: str) -> None:
         """A call of this caller is in flight until `leave`."""
         try:
@@ -153,7 +160,7 @@ class Recorder:
 
     def _renew(self) -> None:
         """A process's beginning: nothing of a parent's is shared, neither its locks nor its counts."""
-        parents = self._outbox
+        parents = self._outbox or self._unstarted
         self._lock = threading.Lock()
         self._outbox = None
         self._unstarted = None
@@ -161,7 +168,7 @@ class Recorder:
         self._failures = Failures()
         self._counts: Counter[str] = Counter()  # of outboxes that are closed, and of what never came to one
         if parents is not None:
-            parents.journal.abandon()
+            parents.abandon()
 
     def _retried(self, event: UsageEvent, replaces: UsageEvent | None, error: Exception) -> bool:
         """What can be mended is: a lone surrogate (an undecodable byte of a path), a close at the same moment."""

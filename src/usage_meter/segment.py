@@ -54,6 +54,7 @@ class Segment:
         "_words",
         "born",
         "count",
+        "dropped_as",
         "end",
         "kept",
         "path",
@@ -71,6 +72,7 @@ class Segment:
         self.count = self.end = self.kept = self.sent = 0
         self.resend = 0  # events before this one are sent for another time
         self.server = ""
+        self.dropped_as = ""  # why, of one that had to go
         self.torn: list[int] = []
         self._accepted: deque[tuple[float, int]] = deque()  # when Redis took the events before which
         self._map: mmap.mmap | None = None

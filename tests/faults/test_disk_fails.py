@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import RedisServer
 from tests.faults.conftest import StartApp, Traffic, expect_all, paused
+from usage_meter.disk import Disk
 from usage_meter.journal import Journal
 
 MIB = 1024 * 1024
@@ -40,7 +41,7 @@ def test_an_app_without_room_for_a_journal_loses_nothing(start_app: StartApp, re
 
 
 def test_a_disk_that_fills_up_is_no_bus_error(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journal = Journal(threading.Lock(), small_disk, "a", max_bytes=64 * MIB)
+    journal = Journal(threading.Lock(), Disk(small_disk, "a"), max_bytes=64 * MIB)
 
     for number in range(20_000):
         assert journal.append(0, b"%06d" % number * 100)

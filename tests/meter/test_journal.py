@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from usage_meter.disk import Disk
 from usage_meter.journal import FOUND, Journal
 from usage_meter.journal_directory import SUFFIX, JournalDirectory
 from usage_meter.segment import DATA, HEADER_WORDS, MAX_EVENT_BYTES, SEGMENT_BYTES, WORD
@@ -24,7 +25,7 @@ def make(parent: Path) -> Make:
     """A journal as a process opens it: `make("a")` and `make("b")` are two processes on one directory."""
 
     def make(name: str, max_bytes: int = 64 * MIB) -> Journal:
-        return Journal(threading.Lock(), parent, name, max_bytes)
+        return Journal(threading.Lock(), Disk(parent, name), max_bytes)
 
     return make
 
@@ -41,7 +42,7 @@ def send(journal: Journal, chain: int = 0, at_most: int = 1_000_000) -> list[byt
 
 def die(journal: Journal) -> None:
     """What the kernel does for a killed process: the lock goes, the files stay."""
-    journal.abandon()
+    journal._disk.abandon()
 
 
 def files(parent: Path) -> list[Path]:
@@ -380,3 +381,17 @@ def test_many_threads_lose_nothing_and_tear_nothing(make: Make) -> None:
     for name in range(4):
         own = [event for event in b"".join(events).split(b";") if event.startswith(b"%d:" % name)]
         assert own == [b"%d:%05d" % (name, number) for number in range(5000)]
+
+
+def test_what_was_on_its_way_when_it_had_to_go_is_not_counted_as_dropped(make: Make) -> None:
+    journal = make("a", max_bytes=16 * MIB)
+    for _ in range(2000):
+        journal.append(0, bytes(1000))
+    segment, taken = journal.next_slice(0) or pytest.fail("there is something to send")
+    for _ in range(20_000):
+        journal.append(0, bytes(1000))
+
+    journal.accept(segment, taken)
+
+    left = sum(len(piece) for piece in send(journal)) // 1000
+    assert taken.last - taken.first + left + journal.dropped["journal_full"] == 22_000

@@ -1,5 +1,8 @@
 """What the recorder promises the app and Redis, against a real Redis."""
 
+import multiprocessing
+import os
+import signal
 import socket
 import threading
 import time
@@ -12,7 +15,8 @@ import pytest
 from tests.conftest import RedisServer, wait_until
 from usage_meter import Meter, UsageEvent, keys
 from usage_meter.event import new_id, unpack
-from usage_meter.recorder import Statistics
+from usage_meter.recorder import Recorder, Statistics
+from usage_meter.settings import MeterSettings
 
 
 def an_event(**fields: object) -> UsageEvent:
@@ -331,3 +335,21 @@ def test_a_stream_that_has_gone_back_gets_again_what_it_lost(meter: Meter, redis
     wait_until(lambda: stored(redis_client) == events, "all are there again")
     assert meter.recorder.statistics().resent == 10
     assert meter.recorder.statistics().sent == 10
+
+
+def test_an_opened_recorder_sends_what_a_dead_process_left_before_any_call(
+    meter: Meter, redis_client: Any, tmp_path: Path
+) -> None:
+    event = an_event()
+    process = multiprocessing.get_context("spawn").Process(target=record_and_die, args=(meter.settings, event))
+    process.start()
+    process.join()
+
+    meter.recorder.open()
+
+    wait_until(lambda: [found.id for found in stored(redis_client)] == [event.id], "the dead process's event is there")
+
+
+def record_and_die(settings: MeterSettings, event: UsageEvent) -> None:
+    Recorder(settings).record(event)
+    os.kill(os.getpid(), signal.SIGKILL)
