@@ -1,42 +1,61 @@
 """Moves events from Redis into the store: at least once, idempotent by event id.
 
 The order of effects is the whole promise. (1) Entries are delivered to this consumer and stay pending until they are
-acknowledged. (2) What cannot be decoded goes to the dead-letter stream. (3) The rest is inserted; the insert returns
-when it is stored. (4) Only then are the entries acknowledged and removed. Dying after any step repeats the steps
-before it, and a repeated event has the key that it had, so it changes nothing.
+acknowledged. (2) They are decoded. (3) The events are inserted; the insert returns when they are stored. (4) Only then
+are the entries acknowledged and removed, and what could not be read or stored is put into the dead-letter stream, all
+in one transaction. Dying after any step repeats the steps before it, and a repeated event has the key that it had, so
+it changes nothing.
+
+While one batch is inserted, which is the engine's work, the next is read and decoded, which is Python's.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import redis
 
 from aggregator.backlog import Backlog
+from aggregator.batch import Batch, Delivered, Letter
+from aggregator.entry import fields_of
 from aggregator.errors import RejectedError, StoreError
+from aggregator.totals import CallTotals
 from usage_meter import keys
-from usage_meter.event import FORMAT_VERSION, UsageEvent, UsageEventError, concatenated, pack, unpack
+from usage_meter.event import UsageEvent
 
 logger = logging.getLogger(__name__)
 
-ENTRIES = 256  # read at once: a few large inserts instead of many small ones, whose fixed costs rule
-EVENTS = 100_000  # in one insert: some 30 MB as objects, which bounds the memory while a backlog drains
-BLOCK_MS = 200  # one read waits this long for news; also how late a stop is noticed
-PAUSE_SECONDS = 0.05  # between looks at several shards, which cannot be waited for in one command on a cluster
+ENTRIES = 32  # read at once: they wait in memory, deflated, until a batch takes them
+PAUSE_SECONDS = (
+    0.2  # between batches that are not full: fewer, larger parts in the store; a call is seen that much later
+)
 CLAIM_SECONDS = 10.0  # how often to look for entries that a dead consumer left pending
-CLAIM_ENTRIES = 32  # at once: their payloads come along
 CLAIM_IDLE_MS = 60_000  # longer than any insert takes: a living consumer's entries are not taken from it
+FORGET_IDLE_MS = 3_600_000  # a consumer that did nothing for so long, and owes nothing, is gone for good
 RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0)  # after errors in a row; then the last
-FUTURE_US = 86_400 * 1_000_000  # a call further ahead than a day is a broken clock, not a call
 
-Entry = tuple[bytes, dict[bytes, bytes] | None]
+# KEYS[1] a stream, ARGV[1] its group, ARGV[2] milliseconds. In one step, since deleting a consumer forgets what is
+# pending for it, and one that seemed gone may just have been delivered something.
+FORGET_CONSUMERS = """
+for _, found in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local facts = {}
+    for position = 1, #found, 2 do facts[found[position]] = found[position + 1] end
+    if facts['pending'] == 0 and facts['idle'] > tonumber(ARGV[2]) then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], facts['name'])
+    end
+end
+"""
 
 
 class EventStore(Protocol):
     def insert(self, events: Sequence[UsageEvent]) -> None: ...
+
+    def load(self, blocks: bytes) -> None: ...
 
 
 @dataclass
@@ -52,32 +71,8 @@ class ConsumerStatistics:
         self.errors[kind] = self.errors.get(kind, 0) + 1
 
 
-@dataclass
-class _Batch:
-    """What one read brought: whose entries they are, their events, and what must be dead-lettered."""
-
-    shard: int
-    ids: list[bytes] = field(default_factory=list)
-    events: list[UsageEvent] = field(default_factory=list)
-    dead: list[tuple[dict[bytes, bytes], str]] = field(default_factory=list)
-
-    def add(self, entry: Entry, latest_us: int) -> None:
-        id, fields = entry
-        self.ids.append(id)
-        if fields is None:  # removed while it was pending: somebody else has stored it
-            return
-        try:
-            events = _events(fields)
-        except UsageEventError as error:
-            self.dead.append((fields, str(error)))
-            return
-        self.events += [event for event in events if event.started_us <= latest_us]
-        if ahead := [event for event in events if event.started_us > latest_us]:
-            self.dead.append((_fields(ahead), "starts more than a day in the future"))
-
-
 class Consumer:
-    """Reads every shard in turn. `exclusive` says that no other consumer can be alive (an embedded store)."""
+    """Reads all shards in turn. `exclusive` says that no other consumer can be alive (an embedded store)."""
 
     def __init__(
         self,
@@ -92,167 +87,211 @@ class Consumer:
         self._store = store
         self._backlog = backlog
         self._name = name
-        self._exclusive = exclusive
-        self._observers: list[Callable[[Sequence[UsageEvent]], None]] = []
+        self._observers: list[Callable[[CallTotals], None]] = []
+        self._delivered: deque[Delivered] = deque()  # and not yet in a batch
+        self._pending_after: dict[int, bytes] = {}  # by shard: own pending entries after this id are read before news
         self._groups: set[int] = set()
-        self._pending: set[int] = set()
+        self._turn = 0
+        self._claim_from: dict[int, bytes] = {}  # by shard: where the look for abandoned entries goes on
+        self._exclusive = exclusive
         self._claimed_at = float("-inf")
+        self._writing: Future[None] | None = None
+        self._failures = 0
         self.statistics = ConsumerStatistics()
 
-    def on_stored(self, observe: Callable[[Sequence[UsageEvent]], None]) -> None:
-        """Have `observe` called with the events of each batch once they are stored and acknowledged."""
+    def on_stored(self, observe: Callable[[CallTotals], None]) -> None:
+        """Have `observe` called with the totals of each batch once it is stored and acknowledged."""
         self._observers.append(observe)
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; finishes the batch in hand. No error ends it."""
-        failures = 0
-        while not stop.is_set():
-            try:
-                moved = self.step()
-                failures = 0
-            except (redis.RedisError, StoreError) as error:
-                stop.wait(self._failed(error, failures))
-                failures += 1
-                continue
-            if not moved and len(self._groups) > 1:
-                stop.wait(PAUSE_SECONDS)
+        with ThreadPoolExecutor(1, "usage-meter-store") as writer:
+            while not stop.is_set():
+                try:
+                    is_full = self._overlap(writer)
+                except Exception as error:  # the guarded step: whatever it was, the entries are pending and come again
+                    stop.wait(self._failed(error))
+                    continue
+                if not is_full:
+                    stop.wait(PAUSE_SECONDS)
+            self._abandon()
 
     def step(self) -> int:
-        """One read of every shard, stored and acknowledged; returns the number of entries. Raises on failure."""
-        shards = self._backlog.shards()
-        for shard in shards:
-            if shard not in self._groups:
-                self._join(shard)
-        self._claim(shards)
-        return sum(self._move(shard, block=len(shards) == 1) for shard in shards)
-
-    def _move(self, shard: int, *, block: bool) -> int:
-        """One read of a shard: own entries that are still pending first, then news."""
+        """One batch, stored and acknowledged; returns the number of its entries. Raises on failure."""
         try:
-            entries = self._read(shard, block=block)
-            batch = _Batch(shard)
-            for entry in entries:
-                batch.add(entry, time.time_ns() // 1000 + FUTURE_US)
-                if len(batch.events) >= EVENTS:
-                    self._keep(batch)
-                    batch = _Batch(shard)
+            batch = self._gather()
             self._keep(batch)
-        except Exception:
-            self._pending.add(shard)  # whatever was delivered and not acknowledged is read again
+        except BaseException:
+            self._abandon()
             raise
-        return len(entries)
+        return len(batch.entries)
 
-    def _keep(self, batch: _Batch) -> None:
-        """Steps 2 to 4 of the promise above, in this order."""
-        if not batch.ids:
+    def _overlap(self, writer: ThreadPoolExecutor) -> bool:
+        """Gather a batch while the one before is written; whether it is full, so that more waits.
+
+        After a failure one batch at a time, until one is stored.
+        """
+        batch = self._gather()
+        if self._writing:
+            self._writing.result()
+            self._writing = None
+        if self._failures:
+            self._keep(batch)
+            self._failures = 0
+        elif batch.entries:
+            self._writing = writer.submit(self._keep, batch)
+        return batch.is_full
+
+    def _gather(self) -> Batch:
+        """What waits, up to a full batch."""
+        batch = Batch(time.time_ns() // 1000)
+        while not batch.is_full and (self._delivered or self._fetch()):
+            batch.add(self._delivered.popleft())
+        return batch
+
+    def _keep(self, batch: Batch) -> None:
+        """Steps 3 and 4 of the promise above, in this order."""
+        if not batch.entries:
             return
-        stored = self._insert(batch, batch.events)
-        events_key, dead_key = keys.events(batch.shard), keys.dead(batch.shard)
-        with self._redis.pipeline(transaction=True) as transaction:
-            for fields, reason in batch.dead:
-                transaction.xadd(dead_key, {**fields, b"reason": reason.encode()})  # type: ignore[dict-item]
-            transaction.xack(events_key, keys.GROUP, *batch.ids)
-            transaction.xdel(events_key, *batch.ids)
-            transaction.execute()
-        self._count(batch, stored)
+        try:
+            for blocks in batch.blocks():
+                self._store.load(blocks)
+        except RejectedError:
+            for shard, events in batch.once_more():
+                self._store_or_bury(batch, shard, events)
+        for shard in {entry.shard for entry in batch.entries}:
+            self._acknowledge(batch, shard)
+        self._count(batch)
 
-    def _insert(self, batch: _Batch, events: list[UsageEvent]) -> list[UsageEvent]:
-        """Stores the events; those that the store refuses for what they hold are found by halving and dead-lettered."""
+    def _store_or_bury(self, batch: Batch, shard: int, events: list[UsageEvent]) -> None:
+        """Finds by halving what the store refuses for what it holds."""
         try:
             self._store.insert(events)
         except RejectedError as error:
-            if len(events) > 1:
-                middle = len(events) // 2
-                return self._insert(batch, events[:middle]) + self._insert(batch, events[middle:])
-            batch.dead.append((_fields(events), f"the store refuses it: {error}"))
-            return []
-        return events
+            if len(events) == 1:
+                batch.letters.append(Letter(shard, fields_of(events), f"the store refuses it: {error}"))
+                return
+            self._store_or_bury(batch, shard, events[: len(events) // 2])
+            self._store_or_bury(batch, shard, events[len(events) // 2 :])
+        else:
+            batch.count(events)
 
-    def _read(self, shard: int, *, block: bool) -> list[Entry]:
-        pending = shard in self._pending
-        found = self._redis.xreadgroup(
-            keys.GROUP,
-            self._name,
-            {keys.events(shard): "0" if pending else ">"},
-            count=ENTRIES,
-            block=BLOCK_MS if block and not pending else None,
-        )
-        entries = _entries(found)
-        if pending and not entries:
-            self._pending.discard(shard)
-        return entries
+    def _acknowledge(self, batch: Batch, shard: int) -> None:
+        ids = [entry.id for entry in batch.entries if entry.shard == shard]
+        with self._redis.pipeline(transaction=True) as transaction:
+            for letter in batch.letters:
+                if letter.shard == shard:
+                    fields: dict[Any, Any] = {**letter.fields, b"reason": letter.reason.encode()}
+                    transaction.xadd(keys.dead(shard), fields)
+            transaction.xack(keys.events(shard), keys.GROUP, *ids)
+            transaction.xdel(keys.events(shard), *ids)
+            transaction.execute()
+
+    def _fetch(self) -> bool:
+        """Have some entries delivered: first those that dead consumers left, then from the next shard that has any."""
+        return self._fetch_abandoned() or any(self._fetch_from(shard) for shard in self._shards_in_turn())
+
+    def _shards_in_turn(self) -> list[int]:
+        shards = self._backlog.shards()
+        self._turn = (self._turn + 1) % len(shards)
+        for shard in shards:
+            if shard not in self._groups:
+                self._join(shard)
+        return shards[self._turn :] + shards[: self._turn]
+
+    def _fetch_from(self, shard: int) -> bool:
+        """Own entries that are still pending first, then news."""
+        if shard in self._pending_after and self._read(shard, self._pending_after[shard]):
+            self._pending_after[shard] = self._delivered[-1].id
+            return True
+        self._pending_after.pop(shard, None)
+        return self._read(shard, b">")
+
+    def _read(self, shard: int, after: bytes) -> bool:
+        found = self._redis.xreadgroup(keys.GROUP, self._name, {keys.events(shard): after}, count=ENTRIES)
+        return self._deliver(shard, _entries(found))
+
+    def _deliver(self, shard: int, entries: Sequence[tuple[bytes, dict[bytes, bytes] | None]]) -> bool:
+        self._delivered.extend(Delivered(shard, id, fields or None) for id, fields in entries)
+        return bool(entries)
 
     def _join(self, shard: int) -> None:
-        """Make sure of the group; whatever an earlier process of this name left pending is read first."""
+        """Make sure of the group; whatever earlier processes left pending is read first.
+
+        An embedded store has no living consumer but this one, so all that is pending is taken over at once.
+        """
         try:
             self._redis.xgroup_create(keys.events(shard), keys.GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+        start = b"0-0" if self._exclusive else None
+        while start:
+            start, _ = self._claim(shard, start, idle_ms=0)
         self._groups.add(shard)
-        self._pending.add(shard)
+        self._pending_after[shard] = b"0"
 
-    def _claim(self, shards: Sequence[int]) -> None:
-        """Take over what dead consumers left pending. An embedded store has no other living consumer to wait for."""
-        if time.monotonic() - self._claimed_at < CLAIM_SECONDS:
-            return
-        idle_ms = 0 if self._exclusive and self._claimed_at < 0 else CLAIM_IDLE_MS
-        for shard in shards:
-            start = b"0-0"
-            while True:
-                # Servers differ in the reply's length. What it claimed is read again with the other pending entries.
-                start, claimed, *_ = self._redis.xautoclaim(
-                    keys.events(shard), keys.GROUP, self._name, idle_ms, start_id=start, count=CLAIM_ENTRIES
-                )
-                if claimed:
-                    self._pending.add(shard)
-                if start == b"0-0":
-                    break
-        self._claimed_at = time.monotonic()
+    def _fetch_abandoned(self) -> bool:
+        """Take over what dead consumers left pending."""
+        if time.monotonic() - self._claimed_at >= CLAIM_SECONDS:
+            self._claimed_at = time.monotonic()
+            self._claim_from = dict.fromkeys(self._shards_in_turn(), b"0-0")
+        while self._claim_from:
+            shard, start = self._claim_from.popitem()
+            following, claimed = self._claim(shard, start, CLAIM_IDLE_MS)
+            if following:
+                self._claim_from[shard] = following
+            else:
+                self._redis.eval(FORGET_CONSUMERS, 1, keys.events(shard), keys.GROUP, str(FORGET_IDLE_MS))
+            if self._deliver(shard, claimed):
+                return True
+        return False
 
-    def _count(self, batch: _Batch, stored: Sequence[UsageEvent]) -> None:
-        self.statistics.entries += len(batch.ids)
-        self.statistics.events += len(stored)
-        self.statistics.dead += len(batch.dead)
-        for _, reason in batch.dead:
-            logger.error("dead-lettered an entry of %s: %s", keys.events(batch.shard), reason)
+    def _claim(self, shard: int, start: bytes, idle_ms: int) -> tuple[bytes | None, list[Any]]:
+        """Some entries that have been pending for that long are ours from now on; and where to go on, if anywhere."""
+        # Servers differ in the reply's length.
+        following, claimed, *_ = self._redis.xautoclaim(
+            keys.events(shard), keys.GROUP, self._name, idle_ms, start_id=start, count=ENTRIES
+        )
+        return (None if following == b"0-0" else following), claimed
+
+    def _count(self, batch: Batch) -> None:
+        self.statistics.entries += len(batch.entries)
+        self.statistics.events += batch.events
+        self.statistics.dead += len(batch.letters)
+        for letter in batch.letters:
+            logger.error("dead-lettered an entry of %s: %s", keys.events(letter.shard), letter.reason)
         for observe in self._observers:
-            observe(stored)
+            observe(batch.totals)
 
-    def _failed(self, error: Exception, failures: int) -> float:
+    def _failed(self, error: Exception) -> float:
         """Counts and says it, once per row of failures; returns the seconds to wait."""
+        self._abandon()
         if str(error).startswith("NOGROUP"):  # Redis came back empty: join again
             self._groups.clear()
-        self.statistics.count_error("redis" if isinstance(error, redis.RedisError) else "store")
-        if failures == 0:
-            logger.warning("the consumer waits: %s", error)
-        return RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+        kinds = {redis.RedisError: "redis", StoreError: "store"}
+        kind = next((kind for type, kind in kinds.items() if isinstance(error, type)), "other")
+        self.statistics.count_error(kind)
+        if self._failures == 0:
+            logger.warning("the consumer waits: %s", error, exc_info=kind == "other")
+        self._failures += 1
+        return RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1]
+
+    def _abandon(self) -> None:
+        """Let go of what is in hand, once nothing is being written any more: it is pending, to be read again."""
+        if self._writing:
+            wait([self._writing])
+            self._writing = None
+        self._delivered.clear()
+        self._pending_after = dict.fromkeys(self._groups, b"0")
 
 
-def _events(fields: dict[bytes, bytes]) -> list[UsageEvent]:
-    """The events of an entry. Raises UsageEventError."""
-    try:
-        version, count, payload = int(fields[b"v"]), int(fields[b"n"]), fields[b"b"]
-    except (KeyError, ValueError):
-        raise UsageEventError("the entry must have the fields v and n, whole numbers, and b") from None
-    if version != FORMAT_VERSION:
-        raise UsageEventError(
-            f"the entry's format is {version}: this aggregator reads {FORMAT_VERSION}; it needs an update"
-        )
-    return unpack(payload, count)
-
-
-def _fields(events: Sequence[UsageEvent]) -> dict[bytes, bytes]:
-    """Events as an entry's fields: the form in which a dead letter can be sent again."""
-    return {b"v": b"%d" % FORMAT_VERSION, b"n": b"%d" % len(events), b"b": pack(concatenated(events))}
-
-
-def _entries(reply: Any) -> list[Entry]:
+def _entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes] | None]]:
     """The entries of one stream from XREADGROUP's reply, which is a list (RESP2) or a mapping (RESP3)."""
     if not reply:
         return []
     if isinstance(reply, dict):
-        (per_stream,) = next(iter(reply.values()))
+        (entries,) = next(iter(reply.values()))
     else:
-        per_stream = reply[0][1]
-    return [(id, fields or None) for id, fields in per_stream]
+        entries = reply[0][1]
+    return list(entries)

@@ -7,7 +7,7 @@ in flight is asked when somebody scrapes.
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
 import redis
@@ -20,7 +20,7 @@ from aggregator.backlog import Backlog
 from aggregator.consumer import ConsumerStatistics
 from aggregator.live import Live
 from aggregator.totals import LATENCY_BUCKETS, CallTotals
-from usage_meter.event import MICRO, UsageEvent
+from usage_meter.event import MICRO
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -34,8 +34,8 @@ class Metrics:
         self._registry.register(self._calls)
         self._registry.register(_Pipeline(backlog, live, consumer))
 
-    def calls_stored(self, events: Sequence[UsageEvent]) -> None:
-        self._calls.add(CallTotals(events))
+    def calls_stored(self, totals: CallTotals) -> None:
+        self._calls.add(totals)
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
@@ -103,7 +103,7 @@ class _Pipeline(Collector):
         yield _counter("usage_meter_entries_stored", "Stream entries that this process stored.", statistics.entries)
         yield _counter("usage_meter_entries_dead", "Entries that this process dead-lettered.", statistics.dead)
         errors = CounterMetricFamily("usage_meter_errors", "Failures of the consumer, by what failed.", labels=["kind"])
-        for kind in ("redis", "store"):
+        for kind in ("redis", "store", "other"):
             errors.add_metric([kind], statistics.errors.get(kind, 0))
         yield errors
         try:

@@ -77,19 +77,11 @@ class Store:
 
     def insert(self, events: Sequence[UsageEvent]) -> None:
         """Store the events; when it returns they are safe. The same event again changes nothing."""
-        if not events:
-            return
         for blocks in blocks_by_day(events).values():
-            self._insert(b"".join(blocks))
+            self.load(b"".join(blocks))
 
-    def write(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A few rows into one of the small tables (labels, limits, audit, revoked); safe when it returns."""
-        if not rows:
-            return
-        with self._client() as client:
-            client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
-
-    def _insert(self, blocks: bytes) -> None:
+    def load(self, blocks: bytes) -> None:
+        """Store events that are blocks already, best of a single day; when it returns they are safe."""
         with self._client() as client:
             try:
                 client.raw_insert("events", list(COLUMNS), blocks, settings=_INSERT_SETTINGS, fmt="Native")
@@ -97,6 +89,13 @@ class Store:
                 if getattr(error, "code", None) in _DATA_ERRORS:
                     raise RejectedError(_first_line(error)) from error
                 raise
+
+    def write(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A few rows into one of the small tables (labels, limits, audit, revoked); safe when it returns."""
+        if not rows:
+            return
+        with self._client() as client:
+            client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
 
     def select(self, statement: Statement) -> list[Sequence[Any]]:
         with self._client() as client:
@@ -130,7 +129,7 @@ class Store:
         client = self._clients.get()
         try:
             yield client
-        except ClickHouseError as error:
+        except (ClickHouseError, OSError) as error:  # the embedded engine is given its rows in a temporary file
             raise StoreError(_first_line(error)) from error
         finally:
             self._clients.put(client)

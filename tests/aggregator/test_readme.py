@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from aggregator.store import Store
+from aggregator.totals import CallTotals
 from tests.aggregator.events import call
 from tests.aggregator.service import TestedService
 
@@ -29,7 +30,7 @@ def test_every_endpoint_is_in_the_readme(service: TestedService) -> None:
 
 def test_every_metric_is_in_the_readme_and_none_that_is_not(service: TestedService) -> None:
     service.store.insert([call()])
-    service.metrics.calls_stored([call(product="tts")])
+    service.metrics.calls_stored(CallTotals([call(product="tts")]))
     text = service.http.get("/metrics").text
     served = set(re.findall(r"^# TYPE (usage_meter_\w+) ", text, re.MULTILINE))
 
