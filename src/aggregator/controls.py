@@ -81,9 +81,10 @@ def _chosen_range(view: View, today: datetime) -> str:
     return CUSTOM if start and len(start) <= _DATE and len(end) <= _DATE else KEPT
 
 
-def kept(view: View) -> Items:
-    """The moments of the address under the names by which a form carries them along unchanged."""
-    return tuple((f"kept_{name}", view.value(name)) for name in ("start", "end", "last") if view.value(name))
+def kept(view: View, shape: str) -> Items:
+    """What a form sends beside its controls: the moments of the address, and a chart that nobody has chosen."""
+    moments = [(f"kept_{name}", view.value(name)) for name in ("start", "end", "last") if view.value(name)]
+    return (*moments, *([] if view.value("chart") else [("kept_chart", shape)]))
 
 
 def dates(query: UsageQuery) -> tuple[str, str]:

@@ -206,6 +206,7 @@ def _usage_controls(asked: Asked, query: UsageQuery | None) -> dict[str, Any]:
     view, principal = asked.view, asked.principal
     metric = query.metrics[0] if query else view.value("metric", "credits")
     scope = view.value("scope", "account")
+    shape = charts.shape_of(view.value("chart"), metric) if query else ""
     first, last = controls.dates(query) if query else (view.value("start"), view.value("end"))
     before, after = controls.steps(view, query, asked.now_us) if query else (None, None)
     return {
@@ -213,7 +214,7 @@ def _usage_controls(asked: Asked, query: UsageQuery | None) -> dict[str, Any]:
         "principal": principal,
         "problems": {},
         "ranges": controls.ranges(view, query, _local(asked)),
-        "kept": controls.kept(view),
+        "kept": controls.kept(view, shape),
         "first": first,
         "last": last,
         "before": before,
@@ -222,7 +223,7 @@ def _usage_controls(asked: Asked, query: UsageQuery | None) -> dict[str, Any]:
         "metrics": controls.metrics(metric, ()),
         "breakdowns": controls.breakdowns(view.value("breakdown"), principal, scope),
         "cumulable": controls.is_cumulable(metric),
-        "shape": charts.shape_of(view.value("chart"), metric) if query else "",
+        "shape": shape,
         "filters": controls.filters(view, principal),
         "carried": controls.carried(view, CONTROLS),
         "csv": view.answer_href("/v1/usage.csv"),

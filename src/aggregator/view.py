@@ -26,7 +26,10 @@ RANGES = {
     "last-month": "Last month",
 }
 CUSTOM, KEPT = "custom", "kept"
-"""Choices of a form's `range`: the two dates beside it; the very moments that the address had before."""
+"""Choices of a form's `range`: the two dates beside it; the very moments that the address had before.
+
+A form sends those, and the chart that a page showed by itself, under their names behind `kept_`.
+"""
 
 _NOT_CHOSEN = ("breakdown", "start", "end", "last", "metric", "interval", "tz", "q", "min_latency", "cursor")
 """Controls whose empty value means that nothing is chosen. An empty filter means the calls that have no value."""
@@ -78,7 +81,11 @@ def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:
     drop = {"range", "last", *(name for name, _ in given if name.startswith("kept_"))}
     if choice != CUSTOM:
         drop |= {"start", "end"}
-    rest = tuple((name, value) for name, value in given if name not in drop and (value or name not in _NOT_CHOSEN))
+    rest = tuple(
+        (name, value)
+        for name, value in given
+        if name not in drop and (value or name not in _NOT_CHOSEN) and (name, value) != ("chart", kept.get("chart"))
+    )
     return _range(choice, kept, today) + rest
 
 
@@ -86,7 +93,7 @@ def _range(choice: str, kept: Mapping[str, str], today: date) -> Items:
     if choice == CUSTOM:
         return ()
     if choice == KEPT:
-        return tuple((name, value) for name, value in kept.items() if value)
+        return tuple((name, value) for name, value in kept.items() if value and name != "chart")
     return month(choice, today) or (("last", choice),)
 
 

@@ -25,6 +25,8 @@ def items(query: str) -> tuple[tuple[str, str], ...]:
         ("range=last-month", "start=2026-02-01&end=2026-02-28"),
         ("range=kept&kept_start=2026-01-01T10:00&kept_end=2026-01-01T11:00&start=2026-01-01&end=2026-01-01",
          "start=2026-01-01T10:00&end=2026-01-01T11:00"),
+        ("range=7d&kept_chart=bars&chart=bars", "last=7d"),
+        ("range=7d&kept_chart=bars&chart=lines", "last=7d&chart=lines"),
         ("range=30d&voice=&voice=a&scale=log", "last=30d&voice=&voice=a&scale=log"),
     ],
 )  # fmt: skip
