@@ -8,15 +8,15 @@ exceptions pass untouched; none of ours reaches it.
 """
 
 import asyncio
-from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from usage_meter.call import CLIENT_CLOSED, Call, Metered, current
-from usage_meter.caller import TEXT_LENGTH, Callers, clean, sent_key
-from usage_meter.event import Outcome, UsageEvent
+from usage_meter.caller import TEXT_LENGTH, clean, sent_key
+from usage_meter.event import Outcome
 from usage_meter.framework import listen
 from usage_meter.route import route_of
 
@@ -28,7 +28,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PROGRESS_SECONDS = 30.0  # how often an open WebSocket reports: soon enough to be seen, seldom enough to cost nothing
 SLOW_SEND_US = 100_000  # a last send that took longer has waited for the client: the duration is corrected by it
+PATIENCE_US = 50_000  # in less time few clients leave; to look whether one did costs a turn of the event loop
 SWITCHING_PROTOCOLS = 101
+BODILESS_METHODS = frozenset(
+    {"GET", "HEAD", "OPTIONS"}
+)  # a request for which reading ahead asks the client for nothing
 
 NORMAL_CLOSE = frozenset({1000, 1001, 1005})  # done; going away; without a code
 SERVER_CLOSE = frozenset({1011, 1012, 1013, 1014})  # the server's own: error, restart, overload, bad gateway
@@ -52,7 +56,6 @@ class UsageMeterMiddleware:
     def __init__(self, app: App, meter: Metered, progress_seconds: float = PROGRESS_SECONDS) -> None:
         self.app = app
         self.meter = meter
-        self.callers = Callers(meter.settings.key_secret, meter.settings.workspace)
         self.progress_seconds = progress_seconds
         self.route_by_path = listen(app)
 
@@ -76,7 +79,7 @@ class UsageMeterMiddleware:
         finally:
             current.set(outer)
 
-    def _call(self, scope: Scope, receive: Receive, send: Send) -> "ASGICall | None":
+    def _call(self, scope: Scope, receive: Receive, send: Send) -> "HTTPCall | WebSocketCall | None":
         try:
             if scope["type"] == "http":
                 return HTTPCall(self, scope, receive, send)
@@ -87,72 +90,31 @@ class UsageMeterMiddleware:
         return None
 
 
-class ASGICall(Call, ABC):
+class ASGICall(Call):
     """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
 
-    __slots__ = ("_receive", "_send", "disconnected", "door", "key", "scope")
+    __slots__ = ("_receive", "_send", "disconnected", "door", "scope")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send, method: str) -> None:
-        super().__init__(door.meter.recorder, door.callers, method, scope["path"])
+        super().__init__(door.meter, method, scope["path"])
         self.door = door
         self.scope = scope
         self._receive = receive
         self._send = send
         self.disconnected = False
-        headers: dict[bytes, str] = {}
+        found: dict[bytes, str] = {}
         for name, value in scope["headers"]:
-            if name in REQUEST_HEADERS and name not in headers:  # of two, the frameworks take the first
-                headers[name] = value.decode("latin-1")
-        self.key = ""
-        if headers:
-            self.key = sent_key(headers.get(b"xi-api-key"), headers.get(b"x-api-key"), headers.get(b"authorization"))
-            self.trace(headers.get(b"x-request-id"), headers.get(b"traceparent"))
-        self.caller = door.callers.by_key(self.key)
+            if name in REQUEST_HEADERS and name not in found:  # of two, the frameworks take the first
+                found[name] = value.decode("latin-1")
+        if found:
+            key = sent_key(found.get(b"xi-api-key"), found.get(b"x-api-key"), found.get(b"authorization"))
+            if key:
+                self.called_by(self.callers.by_key(key))
+            self.trace(found.get(b"x-request-id"), found.get(b"traceparent"))
 
     def framework_route(self) -> str:
         route = route_of(self.scope)
-        return self.door.route_by_path(self.path) if route is None else route
-
-    async def receive(self) -> Message:
-        """The app's `receive`."""
-        message = await self._receive()
-        try:
-            self.received(message)
-        except Exception as error:  # guarded: a message that the specification does not know still passes
-            self.recorder.failed("asgi", error)
-        return message
-
-    async def send(self, message: Message) -> None:
-        """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
-        finished = self.finished
-        try:
-            self.sending(message)
-        except Exception as error:  # guarded, as above
-            self.recorder.failed("asgi", error)
-        try:
-            await self._send(message)
-        except (OSError, asyncio.CancelledError):
-            self.lost(last=self.finished and not finished)
-            raise
-        if self.finished and not finished and self.elapsed_us() - self.duration_us > SLOW_SEND_US:
-            self.duration_us = self.elapsed_us()
-            self.record()
-
-    @abstractmethod
-    def received(self, message: Message) -> None:
-        """Notes what the server or the client says."""
-
-    @abstractmethod
-    def sending(self, message: Message) -> None:
-        """Notes what the app is about to say."""
-
-    def lost(self, last: bool) -> None:
-        """A send failed: the client is gone. The last one had been recorded in good faith, which is corrected."""
-        if last:
-            self.outcome = "disconnected"
-            self.record()
-        elif not self.finished:
-            self.disconnected = True
+        return self.door.route_by_path(self.event.path) if route is None else route
 
     def broke(self, error: BaseException) -> None:
         """The app raised, or was cancelled."""
@@ -175,38 +137,79 @@ class ASGICall(Call, ABC):
         if self.finished:
             return
         self.outcome = outcome
-        self.status = self.status or status
-        self.error = self.error or error
+        self.event.status = self.event.status or status
+        self.event.error = self.event.error or error
         self.finish()
 
 
 class HTTPCall(ASGICall):
     """One HTTP request."""
 
-    __slots__ = ("content_length",)
+    __slots__ = ("_ahead", "_body_read", "_listening", "content_length")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(door, scope, receive, send, scope["method"])
         self.content_length = 0
+        self._listening = self._body_read = False
+        self._ahead: ReadAhead | None = None
 
-    def received(self, message: Message) -> None:
+    async def receive(self) -> Message:
+        """The app's `receive`."""
+        self._listening = True
+        try:
+            message = await self._receive()
+        finally:
+            self._listening = False
+        try:
+            self._note_received(message)
+        except Exception as error:  # guarded: a message that the specification does not know still passes
+            self.recorder.failed("asgi", error)
+        return message
+
+    def _note_received(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.request":
-            self.request_bytes += len(message.get("body", b""))
+            self.event.request_bytes += len(message.get("body", b""))
+            self._body_read = not message.get("more_body", False)
         elif kind == "http.disconnect" and not self.finished:
             self.disconnected = True
 
-    def sending(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
+        try:
+            last = self._note_sent(message) and not self.finished
+        except Exception as error:  # guarded, as above
+            last = False
+            self.recorder.failed("asgi", error)
+        if last:
+            if self.event.duration_us > PATIENCE_US:
+                await self._look()
+            self._finish_answer()
+        try:
+            await self._send(message)
+        except (OSError, asyncio.CancelledError):
+            self._lose(last)
+            raise
+        if last and self.elapsed_us() - self.event.duration_us > SLOW_SEND_US:
+            self.event.duration_us = self.elapsed_us()
+            self.record()
+
+    def _note_sent(self, message: Message) -> bool:
+        """Whether this is the last of the response's body."""
         kind = message["type"]
         if kind == "http.response.body":
-            self._body(len(message.get("body", b"")), message.get("more_body", False))
-        elif kind == "http.response.start":
-            self.status = message["status"]
+            self.sent(len(message.get("body", b"")))
+            return not message.get("more_body", False)
+        if kind == "http.response.start":
+            self.event.status = message["status"]
             self._read_headers(message.get("headers", ()))
         elif kind == "http.response.pathsend":  # the server sends a file by its path
-            self._body(self.content_length or Path(message["path"]).stat().st_size, False)
+            self.sent(self.content_length or Path(message["path"]).stat().st_size)
+            return True
         elif kind == "http.response.zerocopysend":  # the server sends from an open file
-            self._body(message.get("count") or self.content_length, message.get("more_body", False))
+            self.sent(message.get("count") or self.content_length)
+            return not message.get("more_body", False)
+        return False
 
     def _read_headers(self, headers: object) -> None:
         if not isinstance(headers, (list, tuple)):
@@ -217,64 +220,154 @@ class HTTPCall(ASGICall):
                 if name.lower() == b"content-length":
                     self.content_length = int(text)
                 else:
-                    self.request_id = clean(text, TEXT_LENGTH)
+                    self.event.request_id = clean(text, TEXT_LENGTH)
 
-    def _body(self, size: int, more: bool) -> None:
-        self.sent(size)
-        if not more:
-            if self.disconnected:
-                self.outcome = "disconnected"
-            self.finish()
+    async def _look(self) -> None:
+        """Whether the client has left. Few apps ask, and most servers swallow what is sent to nobody.
+
+        An app that listens by itself will know; and one that has not read the body that it was sent may not want it.
+        """
+        if self.disconnected or self._listening or not (self._body_read or self.event.method in BODILESS_METHODS):
+            return
+        try:
+            if self._ahead is None:
+                self._ahead = ReadAhead(self._receive)
+                self._receive = self._ahead.receive
+            self.disconnected = await self._ahead.client_left()
+        except Exception as error:  # guarded: servers differ
+            self.recorder.failed("asgi", error)
+
+    def _finish_answer(self) -> None:
+        if self.disconnected:
+            self.outcome = "disconnected"
+        self.finish(self.event.duration_us)
+
+    def _lose(self, last: bool) -> None:
+        """A send failed: the client is gone. The last one had been recorded in good faith, which is corrected."""
+        if last:
+            self.outcome = "disconnected"
+            self.record()
+        else:
+            self.disconnected = self.disconnected or not self.finished
 
     def broke(self, error: BaseException) -> None:
         if self.finished and isinstance(error, Exception) and not self.exception:
             # The app's outermost layer has answered for the exception, and lets it pass for the server to log.
             self.note_exception(error)
-            if self.status >= 500:
+            if self.event.status >= 500:
                 self.record()
+        self._stop_reading()
         super().broke(error)
+
+    def returned(self) -> None:
+        self._stop_reading()
+        super().returned()
+
+    def _stop_reading(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+
+
+class ReadAhead:
+    """Reads what the app has not asked for yet, and keeps it for when it does. For event loops of asyncio."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: deque[Message] = deque()
+        self._pending: asyncio.Future[Message] | None = None
+
+    async def receive(self) -> Message:
+        """The app's `receive`, from now on."""
+        if self._kept:
+            return self._kept.popleft()
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            return await pending
+        return await self._receive()
+
+    async def client_left(self) -> bool:
+        """Whether the server says so at once. Costs a turn of the event loop or two."""
+        asyncio.get_running_loop()  # raises RuntimeError under another kind of event loop
+        for _ in range(2):  # an empty body may stand before the news
+            if self._pending is None:
+                self._pending = asyncio.ensure_future(self._receive())
+            await asyncio.sleep(0)
+            if not self._pending.done():
+                break
+            message, self._pending = self._pending.result(), None
+            self._kept.append(message)
+            if message["type"] == "http.disconnect":
+                return True
+            if message.get("more_body", False):
+                break
+        return False
+
+    def close(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
 
 
 class WebSocketCall(ASGICall):
     """One WebSocket, from its handshake to whoever closes it first; visible all the while by its progress reports."""
 
-    __slots__ = ("busy_depth", "messages_received", "messages_sent", "timer")
+    __slots__ = ("_busy_depth", "_timer", "messages_received", "messages_sent")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(door, scope, receive, send, "WEBSOCKET")
         self.messages_received = self.messages_sent = 0
-        self.busy_depth = 0
-        self.timer: asyncio.TimerHandle | None = None
+        self._busy_depth = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._report_later()
 
-    def received(self, message: Message) -> None:
+    async def receive(self) -> Message:
+        """The app's `receive`."""
+        message = await self._receive()
+        try:
+            self._note_received(message)
+        except Exception as error:  # guarded: a message that the specification does not know still passes
+            self.recorder.failed("asgi", error)
+        return message
+
+    def _note_received(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.receive":
             self.messages_received += 1
-            self.request_bytes += _size(message)
+            self.event.request_bytes += _size(message)
         elif kind == "websocket.disconnect":
             code = message.get("code", NO_CODE)
             self._closed(code, "disconnected" if code == ABNORMAL_CLOSE else "ok")
 
-    def sending(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """The app's `send`. A close is noted before it leaves."""
+        try:
+            self._note_sent(message)
+        except Exception as error:  # guarded, as above
+            self.recorder.failed("asgi", error)
+        try:
+            await self._send(message)
+        except OSError:
+            self.disconnected = True
+            raise
+
+    def _note_sent(self, message: Message) -> None:
         kind = message["type"]
         if kind == "websocket.send":
             self.messages_sent += 1
             self.sent(_size(message))
         elif kind == "websocket.accept":
-            self.status = SWITCHING_PROTOCOLS
+            self.event.status = SWITCHING_PROTOCOLS
         elif kind == "websocket.close":
             self._close_sent(message.get("code", 1000))
         elif kind == "websocket.http.response.start":
-            self.status = message["status"]
+            self.event.status = message["status"]
         elif kind == "websocket.http.response.body":
             self.sent(len(message.get("body", b"")))
             if not message.get("more_body", False):
                 self.finish()
 
     def _close_sent(self, code: int) -> None:
-        if not self.status:  # before it was accepted: the server refuses the handshake
-            self.status = 403
+        if not self.event.status:  # before it was accepted: the server refuses the handshake
+            self.event.status = 403
             self._closed(code, "client_error")
         elif code in NORMAL_CLOSE:
             self._closed(code, "ok")
@@ -283,47 +376,44 @@ class WebSocketCall(ASGICall):
 
     def _closed(self, code: int, outcome: Outcome) -> None:
         if not self.finished:
-            self.set({"close_code": str(code)})
+            self.event.attributes = {**self.event.attributes, "close_code": str(code)}
             self.end(self.outcome or outcome, CLIENT_CLOSED)
 
     def returned(self) -> None:
-        if self.status == SWITCHING_PROTOCOLS and not self.disconnected:
+        if self.event.status == SWITCHING_PROTOCOLS and not self.disconnected:
             self._close_sent(1000)  # what the server does for an app that leaves without a word
         super().returned()
 
-    def finish(self) -> None:
-        if self.timer:
-            self.timer.cancel()
-        super().finish()
+    def finish(self, now_us: int | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().finish(now_us)
 
-    def event(self, version: int) -> UsageEvent:
-        self.quantities = {
-            **(self.quantities or {}),
-            "messages_received": self.messages_received,
-            "messages_sent": self.messages_sent,
-        }
-        return super().event(version)
+    def record(self) -> None:
+        counts = {"messages_received": float(self.messages_received), "messages_sent": float(self.messages_sent)}
+        self.event.quantities = {**self.event.quantities, **counts}
+        super().record()
 
     def _report_later(self) -> None:
         """The next progress report; an event loop that is not asyncio's gets none, and one event at the close."""
         with suppress(RuntimeError):
-            self.timer = asyncio.get_running_loop().call_later(self.door.progress_seconds, self._report)
+            self._timer = asyncio.get_running_loop().call_later(self.door.progress_seconds, self._report)
 
     def _report(self) -> None:
         if not self.finished:
-            self.duration_us = self.elapsed_us()
+            self.event.duration_us = self.elapsed_us()
             self.record()
             self._report_later()
 
     def busy(self) -> None:
         """From the first time on, the socket counts only while it is busy."""
-        if not self.busy_depth and not self.in_flight and not self.finished:
+        if not self._busy_depth and not self.in_flight and not self.finished:
             self.enter()
-        self.busy_depth += 1
+        self._busy_depth += 1
 
     def idle(self) -> None:
-        self.busy_depth -= 1
-        if not self.busy_depth:
+        self._busy_depth -= 1
+        if not self._busy_depth:
             self.leave()
 
 

@@ -23,7 +23,7 @@ class BodyCall(Call):
 
     def sent(self, size: int) -> None:
         super().sent(size)
-        if self.response_bytes == self.content_length:
+        if self.event.response_bytes == self.content_length:
             self.finish()
 
     def ended(self) -> None:
@@ -33,7 +33,7 @@ class BodyCall(Call):
 
     def closed(self) -> None:
         """The server is done. A body that it did not ask for its end was cut short, unless there was none."""
-        cut = not self.exhausted and self.method != "HEAD" and self.status not in BODILESS
+        cut = not self.exhausted and self.event.method != "HEAD" and self.event.status not in BODILESS
         if cut and self.outcome is None:
             self.outcome = "disconnected"
             if self.finished:
@@ -44,10 +44,10 @@ class BodyCall(Call):
         """The app raised, before its response or in the midst of it."""
         if self.finished:
             return
-        if not self.response_bytes:
-            self.status = 500  # what the server makes of it: no header has left yet
+        if not self.event.response_bytes:
+            self.event.status = 500  # what the server makes of it: no header has left yet
         self.outcome = "exception"
-        self.error = self.error or type(error).__name__
+        self.event.error = self.event.error or type(error).__name__
         self.finish()
 
 

@@ -9,7 +9,7 @@ Nothing here raises into the app: what cannot be used is counted and logged once
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import date
 from decimal import Decimal
@@ -22,9 +22,9 @@ from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat, TypeVar, cast, get_args
 from uuid import UUID
 
-from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, clean, sent_key
-from usage_meter.event import Outcome, UsageEvent, new_id, outcome_of, to_micro
-from usage_meter.settings import MeterSettings
+from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, Identity, clean, sent_key
+from usage_meter.cardinality import OTHER
+from usage_meter.event import Outcome, UsageEvent, id_text, new_id, outcome_of, to_micro
 
 T = TypeVar("T")
 
@@ -38,23 +38,22 @@ NAMES_PER_CALL = 64  # quantities and attributes each: more is a mistake in a lo
 
 CLIENT_CLOSED = 499  # of a call whose client left before a status was sent; nginx made the number customary
 
-DIMENSIONS = frozenset({"product", "voice", "model", "region", "source", "user", "route", "error", "request_id"})
-"""The texts that `usage.set` takes by name, besides `credits` and `outcome`; others are quantities or attributes."""
+DIMENSIONS = frozenset({"product", "voice", "model", "region", "source", "route", "error"})
+IDENTIFIERS = frozenset({"user", "request_id"})
+"""The texts that `usage.set` takes by name; what is no such name is a quantity or an attribute. A dimension may take
+only so many new values a minute, an identifier any."""
 
 OUTCOMES: frozenset[str] = frozenset(get_args(Outcome))
 METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE", "CONNECT", "WEBSOCKET"}
     | {"PROPFIND", "PROPPATCH", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH"}
 )
-OTHER = "__other__"
-"""Stands for a method that is none: clients may send any word, and each would be a value of the dimension."""
+"""A client may send any word as its method: another than these is recorded as `__other__`."""
 
 
 class Recorder(Protocol):
     """What a call needs of the recorder: cheap, and never raising."""
 
-    @property
-    def instance(self) -> str: ...
     def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool: ...
     def enter(self, workspace: str, api_key: str) -> None: ...
     def leave(self, workspace: str, api_key: str) -> None: ...
@@ -65,91 +64,59 @@ class Metered(Protocol):
     """What a door needs of the `Meter`."""
 
     @property
-    def settings(self) -> MeterSettings: ...
-    @property
     def identify(self) -> Identify | None: ...
     @property
     def recorder(self) -> Recorder: ...
+    @property
+    def callers(self) -> Callers: ...
 
 
 class Call:
-    """The state of one call, filled by its door and by `usage`."""
+    """The state of one call: its event, filled by its door and by `usage`, and what is needed on the way there."""
 
     __slots__ = (
-        "attributes",
-        "caller",
+        "_versions",
         "callers",
-        "credits_micro",
-        "duration_us",
-        "error",
+        "event",
         "exception",
         "finished",
-        "id",
         "in_flight",
-        "method",
-        "model",
         "outcome",
-        "path",
-        "product",
-        "quantities",
         "recorded",
         "recorder",
-        "region",
-        "request_bytes",
-        "request_id",
-        "response_bytes",
-        "route",
-        "source",
         "started_ns",
-        "started_us",
-        "status",
-        "trace_id",
-        "ttfb_us",
-        "versions",
-        "voice",
     )
 
-    def __init__(self, recorder: Recorder, callers: Callers, method: str, path: str) -> None:
+    def __init__(self, meter: Metered, method: str, path: str) -> None:
         self.started_ns = perf_counter_ns()
-        self.started_us = started_us = time_ns() // 1000
-        self.id = new_id(started_us)
-        self.versions = count(1)  # `next` is atomic: of two threads, the one with the higher version has seen both
-        self.recorder = recorder
-        self.callers = callers
-        self.caller = callers.anonymous
-        self.method = method if method in METHODS else OTHER
-        self.path = path if len(path) <= TEXT_LENGTH and path.isascii() else clean(path, PATH_LENGTH)
-        self.duration_us = 0
-        self.ttfb_us: int | None = None
-        self.status = 0
+        started_us = time_ns() // 1000
+        self.recorder = meter.recorder
+        self.callers = meter.callers
+        self.event = UsageEvent(
+            id=new_id(started_us),
+            started_us=started_us,
+            workspace=self.callers.workspace,
+            method=method if method in METHODS else OTHER,
+            path=path if len(path) <= TEXT_LENGTH and path.isascii() else clean(path, PATH_LENGTH),
+        )
         self.outcome: Outcome | None = None  # None: it follows from the status
-        self.request_bytes = self.response_bytes = self.credits_micro = 0
-        self.product = self.voice = self.model = self.region = self.source = self.error = self.exception = ""
-        self.route = ""  # as the app sets it; else the door asks the framework
-        self.request_id = self.trace_id = ""
-        self.quantities: dict[str, float] | None = None
-        self.attributes: dict[str, str] | None = None
+        self.exception = ""
         self.in_flight = self.finished = False
         self.recorded: UsageEvent | None = None  # the newest version
+        self._versions = count(2)  # `next` is atomic: of two threads, the one with the higher version has seen both
 
     # What the doors tell.
 
     def enter(self) -> None:
         """Counts the call as in flight, for its caller."""
-        self._count(self.recorder.enter)
         self.in_flight = True
+        self.recorder.enter(self.event.workspace, self.event.api_key)
 
     def leave(self) -> None:
         """Counts it no more. Harmless when it is not counted."""
         if self.in_flight:
             self.in_flight = False
-            self._count(self.recorder.leave)
-
-    def _count(self, step: Callable[[str, str], None]) -> None:
-        try:
-            step(self.caller.workspace, self.caller.api_key)
-        except Exception as error:  # guarded: the recorder may have to open its journal first
-            self.recorder.failed("in flight", error)
+            self.recorder.leave(self.event.workspace, self.event.api_key)
 
     def elapsed_us(self) -> int:
         return (perf_counter_ns() - self.started_ns) // 1000
@@ -158,72 +125,65 @@ class Call:
         """The route's template as the framework knows it; each door has its own way."""
         return ""
 
-    def finish(self) -> None:
+    def sent(self, size: int) -> None:
+        """So many bytes of the response's body are on their way. In answer to HEAD a server sends none."""
+        event = self.event
+        event.duration_us = now_us = self.elapsed_us()
+        if size and event.method != "HEAD":
+            event.response_bytes += size
+            if event.ttfb_us is None:
+                event.ttfb_us = now_us
+
+    def finish(self, now_us: int | None = None) -> None:
         """The last byte is on its way: the call leaves, its event is recorded. Only the first finish counts."""
         if self.finished:
             return
-        self.duration_us = self.elapsed_us()
+        self.event.duration_us = self.elapsed_us() if now_us is None else now_us
         self.leave()
-        self.finished = True  # before the event is made: whatever is set from now on sends it again
+        self.finished = True  # before it is recorded: whatever is set from now on sends it again
         self.record()
 
     def record(self) -> None:
         """Records the call as it is now; each time with the next version, which replaces the one before."""
         try:
-            event = self.event(next(self.versions))
+            self._complete()
+            event: UsageEvent = self.event.__copy__()  # type: ignore[attr-defined]  # what comes later leaves it alone
             before, self.recorded = self.recorded, event
+            if before is not None:
+                event.version = next(self._versions)
             self.recorder.record(event, before)
-        except Exception as error:  # guarded: the event holds what the app set, and its framework's routes
+        except Exception as error:  # guarded: a framework's routes may be of any kind
             self.recorder.failed("event", error)
 
-    def event(self, version: int) -> UsageEvent:
-        workspace, user, groups, api_key, api_key_hint = self.caller
-        return UsageEvent(
-            id=self.id,
-            version=version,
-            started_us=self.started_us,
-            duration_us=self.duration_us,
-            ttfb_us=self.ttfb_us,
-            workspace=workspace,
-            user=user,
-            groups=groups,
-            api_key=api_key,
-            api_key_hint=api_key_hint,
-            product=self.product,
-            voice=self.voice,
-            model=self.model,
-            region=self.region,
-            source=self.source,
-            method=self.method,
-            route=self.route or self.framework_route(),
-            path=self.path,
-            status=self.status,
-            outcome=self.outcome or self._outcome(),
-            error=self.error or (self.exception if self.status >= 500 else ""),
-            request_bytes=self.request_bytes,
-            response_bytes=self.response_bytes,
-            credits_micro=self.credits_micro,
-            quantities=self.quantities or {},
-            attributes=self.attributes or {},
-            request_id=self.request_id or _uuid_text(self.id),
-            trace_id=self.trace_id,
-            instance=self.recorder.instance,
-        )
+    def _complete(self) -> None:
+        """What follows from the rest, where nobody has said it."""
+        event = self.event
+        if not event.route:
+            event.route = self.framework_route()
+        if not event.request_id:
+            event.request_id = id_text(event.id)
+        failed = self.exception if event.status >= 500 else ""
+        event.error = event.error or failed
+        event.outcome = self.outcome or ("exception" if failed else outcome_of(event.status))
+
+    def note_exception(self, error: BaseException) -> None:
+        """The app has raised, and its framework makes a response of it. If that is a 500, it was the exception's."""
+        self.exception = type(error).__name__
 
     def trace(self, request_id: str | None, traceparent: str | None) -> None:
         """Takes the ids that the client gave: `traceparent` is `00-<trace id>-<span id>-<flags>`."""
         if request_id:
-            self.request_id = clean(request_id, TEXT_LENGTH)
+            self.event.request_id = clean(request_id, TEXT_LENGTH)
         if traceparent and len(traceparent) >= 55 and traceparent[35] == "-":
-            self.trace_id = clean(traceparent[3:35], TEXT_LENGTH)
+            self.event.trace_id = clean(traceparent[3:35], TEXT_LENGTH)
 
     def read_headers(self, environ: Mapping[str, Any]) -> None:
         """Takes what a WSGI environ says of the caller and the request: by these headers alone, and no other."""
         key = sent_key(environ.get("HTTP_XI_API_KEY"), environ.get("HTTP_X_API_KEY"), environ.get("HTTP_AUTHORIZATION"))
-        self.caller = self.callers.by_key(key)
+        self.called_by(self.callers.by_key(key))
         self.trace(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
         length = environ.get("CONTENT_LENGTH") or ""
-        self.request_bytes = int(length) if length.isdecimal() else 0
+        self.event.request_bytes = int(length) if length.isdecimal() else 0
 
     def ask(self, identify: Identify, source: object) -> None:
         """Asks the app who calls. When it does not know (None), or fails, the key alone says it."""
@@ -242,21 +202,11 @@ class Call:
 
     def _answered_by(self, caller: object) -> None:
         if caller is not None:
-            self.caller = self.callers.of(caller)
+            self.called_by(self.callers.of(caller))
 
-    def sent(self, size: int) -> None:
-        """So many bytes of the response's body are on their way. In answer to HEAD a server sends none."""
-        if size and self.method != "HEAD":
-            if self.ttfb_us is None:
-                self.ttfb_us = self.elapsed_us()
-            self.response_bytes += size
-
-    def note_exception(self, error: BaseException) -> None:
-        """The app has raised, and its framework makes a response of it. If that is a 500, it was the exception's."""
-        self.exception = type(error).__name__
-
-    def _outcome(self) -> Outcome:
-        return "exception" if self.exception and self.status >= 500 else outcome_of(self.status)
+    def called_by(self, identity: Identity) -> None:
+        event = self.event
+        event.workspace, event.user, event.groups, event.api_key, event.api_key_hint = identity
 
     # What the app tells, by way of `usage`.
 
@@ -271,22 +221,25 @@ class Call:
             self.record()
 
     def _set(self, name: str, value: object) -> None:
+        event, admit = self.event, self.callers.guard.admit
         if value is None:
             return
         if name == "credits":
-            self.credits_micro = _micro(value)
-        elif name == "user":
-            self.caller = self.caller._replace(user=_text(name, value, TEXT_LENGTH))
+            event.credits_micro = _micro(value)
         elif name in DIMENSIONS:
-            setattr(self, name, _text(name, value, TEXT_LENGTH))
+            setattr(event, name, admit(name, _text(name, value, TEXT_LENGTH)))
+        elif name in IDENTIFIERS:
+            setattr(event, name, _text(name, value, TEXT_LENGTH))
         elif name == "outcome":
             if value not in OUTCOMES:
                 raise ValueError(f"outcome is {value!r}: must be one of {', '.join(sorted(OUTCOMES))}")
             self.outcome = cast(Outcome, value)
         elif isinstance(value, Number) and not isinstance(value, bool):
-            self.quantities = _with(self.quantities, name, _finite(name, value))
+            name = admit("quantity", clean(name, NAME_LENGTH))
+            event.quantities = _with(event.quantities, name, _finite(name, value))
         else:
-            self.attributes = _with(self.attributes, name, _text(name, value, ATTRIBUTE_LENGTH))
+            name = admit("attribute", clean(name, NAME_LENGTH))
+            event.attributes = _with(event.attributes, name, _text(name, value, ATTRIBUTE_LENGTH))
 
     def identify(self, caller: Caller) -> None:
         """Names the caller, and moves the count of calls in flight to it.
@@ -295,14 +248,14 @@ class Call:
         """
         try:
             identity = self.callers.of(caller)
-            if self.recorded and identity.workspace != self.caller.workspace:
+            if self.recorded is not None and identity.workspace != self.event.workspace:
                 raise ValueError("usage.identify came after the call was recorded: its workspace stays as it was")
         except Exception as error:  # guarded: the caller is the app's own value
             self.recorder.failed("usage.identify", error)
             return
         counted = self.in_flight
         self.leave()
-        self.caller = identity
+        self.called_by(identity)
         if counted:
             self.enter()
         if self.finished:
@@ -403,15 +356,8 @@ def _micro(credits: object) -> int:
     return to_micro(credits)
 
 
-def _with(values: dict[str, T] | None, name: str, value: T) -> dict[str, T]:
-    """The values and one more, as a new dictionary: an event that was made of the old one stays as it was."""
-    if values is None:
-        return {clean(name, NAME_LENGTH): value}
+def _with(values: dict[str, T], name: str, value: T) -> dict[str, T]:
+    """The values and one more, as a new dictionary: an event that has the old one stays as it was."""
     if len(values) >= NAMES_PER_CALL and name not in values:
         raise ValueError(f"{name} is one name too many: a call takes {NAMES_PER_CALL} quantities and attributes each")
-    return {**values, clean(name, NAME_LENGTH): value}
-
-
-def _uuid_text(id: bytes) -> str:
-    text = id.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return {**values, name: value}

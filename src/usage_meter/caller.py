@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
+from usage_meter.cardinality import OTHER, CardinalityGuard
+
 HASH_CHARACTERS = 24  # 96 bits in hex: among a billion keys, two with one hash are a 1 in 10**11 chance
 HINT_CHARACTERS = 4
 HINT_FROM_LENGTH = 12  # of a shorter key, four characters would give too much away: it gets no hint
@@ -71,12 +73,22 @@ def sent_key(xi_api_key: str | None, x_api_key: str | None, authorization: str |
 class Callers:
     """Turns keys and callers into identities. `workspace` is that of a caller who names none."""
 
-    def __init__(self, key_secret: str, workspace: str) -> None:
+    def __init__(self, key_secret: str, workspace: str, guard: CardinalityGuard) -> None:
         self.workspace = workspace
-        self.anonymous = Identity(workspace)
+        self.guard = guard
         self._hashed = lru_cache(KEYS_KEPT)(partial(hash_key, key_secret.encode()))
-        self.by_key: Callable[[str], Identity] = lru_cache(KEYS_KEPT)(self._by_key)
-        """The caller of whom only the key is known (or not even that)."""
+        self._identified = lru_cache(KEYS_KEPT)(self._identity)
+        self._anonymous = Identity(workspace)
+        self._one_of_many = Identity(workspace, api_key=OTHER)
+
+    def by_key(self, api_key: str) -> Identity:
+        """The caller of whom only the key is known, or not even that. Anybody may send keys: the guard has its eye on
+        them."""
+        if not api_key:
+            return self._anonymous
+        identity = self._identified(api_key)
+        admitted = self.guard.admit("api_key", identity.api_key)
+        return identity if admitted is identity.api_key else self._one_of_many
 
     def of(self, caller: object) -> Identity:
         """What is recorded of a caller that the app named. Raises TypeError when it is no Caller of texts."""
@@ -88,5 +100,5 @@ class Callers:
         workspace, user, *groups = (clean(text, TEXT_LENGTH) for text in texts)
         return Identity(workspace, user, tuple(groups), *(self._hashed(caller.api_key) if caller.api_key else ()))
 
-    def _by_key(self, api_key: str) -> Identity:
-        return Identity(self.workspace, "", (), *self._hashed(api_key)) if api_key else self.anonymous
+    def _identity(self, api_key: str) -> Identity:
+        return Identity(self.workspace, "", (), *self._hashed(api_key))

@@ -26,7 +26,7 @@ from django.urls import Resolver404, get_script_prefix, resolve
 
 from usage_meter.body import BodyCall, Chunks, LaterChunks
 from usage_meter.call import CLIENT_CLOSED, Metered, current
-from usage_meter.caller import TEXT_LENGTH, Callers, clean
+from usage_meter.caller import TEXT_LENGTH, clean
 from usage_meter.meter import Meter
 from usage_meter.route import UNMATCHED, braces
 
@@ -68,7 +68,6 @@ class UsageMeterMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         self.get_response = get_response
         self.meter: Metered = getattr(settings, "USAGE_METER", None) or _meter()
-        self.callers = Callers(self.meter.settings.key_secret, self.meter.settings.workspace)
         if iscoroutinefunction(get_response):
             markcoroutinefunction(self)
 
@@ -127,7 +126,7 @@ class DjangoCall(BodyCall):
     __slots__ = ("request",)
 
     def __init__(self, door: UsageMeterMiddleware, request: HttpRequest) -> None:
-        super().__init__(door.meter.recorder, door.callers, request.method or "", request.path)
+        super().__init__(door.meter, request.method or "", request.path)
         self.request = request
         self.content_length = None
         self.exhausted = False
@@ -139,7 +138,7 @@ class DjangoCall(BodyCall):
     def broke(self, error: BaseException) -> None:
         if isinstance(error, CancelledError) and not self.finished:  # Django's way to say that the client has left
             self.outcome = "disconnected"
-            self.status = self.status or CLIENT_CLOSED
+            self.event.status = self.event.status or CLIENT_CLOSED
             self.finish()
         super().broke(error)
 
@@ -153,10 +152,10 @@ class DjangoCall(BodyCall):
         return response
 
     def _read(self, response: Any) -> None:
-        self.status = response.status_code
+        self.event.status = response.status_code
         given = response.headers.get("request-id") or response.headers.get("x-request-id")
         if given:
-            self.request_id = clean(given, TEXT_LENGTH)
+            self.event.request_id = clean(given, TEXT_LENGTH)
         if isinstance(response, FileResponse):  # the server may send the file by itself: it counts as sent whole
             self.sent(int(response.headers.get("content-length", 0)))
         elif response.streaming:
@@ -175,8 +174,8 @@ def _source(request: Any) -> object:
 
 def _told(request: HttpRequest, response: T) -> T:
     """The response, after the door outside was told the route."""
-    if (call := current.get()) and not call.route:
-        call.route = route_of(request.resolver_match)
+    if (call := current.get()) and not call.event.route:
+        call.event.route = route_of(request.resolver_match)
     return response
 
 

@@ -93,8 +93,8 @@ def _flask_failure(app: Any, exception: BaseException, **extra: object) -> None:
 
     if call := current.get():
         call.note_exception(exception)
-        if request.url_rule and not call.route:
-            call.route = route_of_environ(request.environ, getattr(call, "script_name", "")) or ""
+        if request.url_rule and not call.event.route:
+            call.event.route = route_of_environ(request.environ, getattr(call, "script_name", "")) or ""
 
 
 def _quart_failure(app: Any, exception: BaseException, **extra: object) -> None:
@@ -111,16 +111,16 @@ async def _quart_route() -> None:
     from quart import has_websocket_context, request, websocket
 
     rule = (websocket if has_websocket_context() else request).url_rule
-    if (call := current.get()) and not call.route:
-        call.route = UNMATCHED if rule is None else braces(rule.rule)
+    if (call := current.get()) and not call.event.route:
+        call.event.route = UNMATCHED if rule is None else braces(rule.rule)
 
 
 class _FalconRoute:
     """A Falcon component, for its WSGI and ASGI apps; it is asked only when a route was found."""
 
     def process_resource(self, request: Any, response: Any, resource: object, params: object) -> None:
-        if (call := current.get()) and not call.route:
-            call.route = braces(request.uri_template)
+        if (call := current.get()) and not call.event.route:
+            call.event.route = braces(request.uri_template)
 
     async def process_resource_async(self, request: Any, response: Any, resource: object, params: object) -> None:
         self.process_resource(request, response, resource, params)

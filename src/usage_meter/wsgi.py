@@ -14,7 +14,7 @@ from typing import Any
 
 from usage_meter.body import BodyCall, Chunks, SizedChunks
 from usage_meter.call import Call, Metered, current
-from usage_meter.caller import TEXT_LENGTH, Callers, clean
+from usage_meter.caller import TEXT_LENGTH, clean
 from usage_meter.framework import listen
 from usage_meter.route import route_of_environ
 
@@ -36,7 +36,6 @@ class UsageMeterMiddleware:
             raise TypeError("identify is asynchronous: a WSGI app needs one that is not")
         self.app = app
         self.meter = meter
-        self.callers = Callers(meter.settings.key_secret, meter.settings.workspace)
         self.route_by_path = listen(app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -82,7 +81,7 @@ class WSGICall(BodyCall):
     def __init__(self, door: UsageMeterMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self.script_name: str = environ.get("SCRIPT_NAME", "")
         path = _decoded(self.script_name + environ.get("PATH_INFO", ""))
-        super().__init__(door.meter.recorder, door.callers, environ["REQUEST_METHOD"], path)
+        super().__init__(door.meter, environ["REQUEST_METHOD"], path)
         self.door = door
         self.environ = environ
         self._start_response = start_response
@@ -99,7 +98,7 @@ class WSGICall(BodyCall):
             environ[FILE_WRAPPER] = self.wrap_file
 
     def framework_route(self) -> str:
-        return self.door.route_by_path(self.path) if self.chosen_route is None else self.chosen_route
+        return self.door.route_by_path(self.event.path) if self.chosen_route is None else self.chosen_route
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         """The app's `start_response`."""
@@ -112,7 +111,7 @@ class WSGICall(BodyCall):
         return self.write
 
     def _answered(self, status: str, headers: Headers, exc_info: ExcInfo | None) -> None:
-        self.status = int(status[:3])
+        self.event.status = int(status[:3])
         self.chosen_route = route_of_environ(self.environ, self.script_name)  # Flask takes it away again, afterwards
         if exc_info is not None:  # the app answers with an error page for this exception
             self.note_exception(exc_info[1])
@@ -122,7 +121,7 @@ class WSGICall(BodyCall):
             if lower == "content-length" and value.isdecimal():
                 self.content_length = int(value)
             elif lower in ("request-id", "x-request-id"):
-                self.request_id = clean(value, TEXT_LENGTH)
+                self.event.request_id = clean(value, TEXT_LENGTH)
 
     def write(self, data: bytes) -> object:
         """What `start_response` gives the app, for what it writes by hand."""
@@ -216,7 +215,7 @@ class CountedInput:
         return getattr(self._stream, name)
 
     def _counted(self, data: bytes) -> bytes:
-        self._call.request_bytes += len(data)
+        self._call.event.request_bytes += len(data)
         return data
 
 

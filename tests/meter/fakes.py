@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from usage_meter.caller import Caller, Identify
+from usage_meter.caller import Caller, Callers, Identify
+from usage_meter.cardinality import CardinalityGuard
 from usage_meter.event import UsageEvent
 from usage_meter.settings import MeterSettings
 
 
 class ListRecorder:
     """Records into `events`, counts in flight by (workspace, api_key), and keeps each failure."""
-
-    instance = "test-instance"
 
     def __init__(self) -> None:
         self.events: list[UsageEvent] = []
@@ -45,6 +44,8 @@ class ListMeter:
         self.settings = MeterSettings(**{"key_secret": "secret", "workspace": "default", **settings})
         self.identify = identify
         self.recorder = ListRecorder()
+        self.guard = CardinalityGuard(self.settings.distinct_values)
+        self.callers = Callers(self.settings.key_secret, self.settings.workspace, self.guard)
 
     @property
     def events(self) -> list[UsageEvent]:

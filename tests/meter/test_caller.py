@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.meter.fakes import ListMeter
 from usage_meter.caller import Caller, Callers, Identity, sent_key
 
 KEY = "sk_0123456789abcdef"
@@ -9,7 +10,7 @@ KEY = "sk_0123456789abcdef"
 
 @pytest.fixture
 def callers() -> Callers:
-    return Callers("secret", "default")
+    return ListMeter().callers
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,8 @@ def test_a_key_is_kept_as_a_keyed_hash_and_its_last_four_characters(callers: Cal
     assert identity.api_key_hint == "cdef"
     assert len(identity.api_key) == 24
     assert KEY not in str(identity)
-    assert identity == Callers("secret", "default").by_key(KEY)
-    assert identity.api_key != Callers("another secret", "default").by_key(KEY).api_key
+    assert identity == ListMeter().callers.by_key(KEY)
+    assert identity.api_key != ListMeter(key_secret="another secret").callers.by_key(KEY).api_key
 
 
 def test_a_short_key_gets_no_hint_because_four_characters_would_be_half_of_it(callers: Callers) -> None:

@@ -15,7 +15,6 @@ import pytest
 from tests.meter.fakes import ListMeter
 from usage_meter import Caller, usage
 from usage_meter.call import Call, current
-from usage_meter.caller import Callers
 
 
 class Door:
@@ -23,7 +22,7 @@ class Door:
 
     def __init__(self) -> None:
         self.meter = ListMeter()
-        self.call = Call(self.meter.recorder, Callers("secret", "default"), "POST", "/v1/speech")
+        self.call = Call(self.meter, "POST", "/v1/speech")
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -42,7 +41,7 @@ def test_what_the_handler_says_is_on_the_event(door: Door) -> None:
     with door.open():
         usage.set(voice="en-us", product="text_to_speech", model="flash", credits=5, characters=10, tier="gold")
         usage.set(region="eu", source="web", user="alice", seconds=Decimal("1.5"), cached=True, skipped=None)
-        door.call.status = 200
+        door.call.event.status = 200
         door.call.finish()
 
     event = door.meter.event
@@ -77,7 +76,7 @@ def test_credits_are_exact_in_every_form(door: Door, credits: Any, micro: int) -
 def test_credits_of_another_librarys_number_are_taken(door: Door) -> None:
     door.call.set({"credits": Integral()})
 
-    assert door.call.credits_micro == 7_000_000
+    assert door.call.event.credits_micro == 7_000_000
 
 
 class Shade(enum.Enum):
