@@ -9,7 +9,7 @@ exceptions pass untouched; none of ours reaches it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,21 +96,19 @@ class ASGICall(Call):
     __slots__ = ("_receive", "_send", "disconnected", "door", "scope")
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send, method: str) -> None:
-        super().__init__(door.meter, method, scope["path"])
+        found: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in REQUEST_HEADERS and name not in found:  # of two, the frameworks take the first
+                found[name] = value.decode("latin-1")
+        callers = door.meter.callers
+        super().__init__(door.meter, method, scope["path"], callers.by_key(_key(found)) if found else callers.anonymous)
+        if found:
+            self.trace(found.get(b"x-request-id"), found.get(b"traceparent"))
         self.door = door
         self.scope = scope
         self._receive = receive
         self._send = send
         self.disconnected = False
-        found: dict[bytes, str] = {}
-        for name, value in scope["headers"]:
-            if name in REQUEST_HEADERS and name not in found:  # of two, the frameworks take the first
-                found[name] = value.decode("latin-1")
-        if found:
-            key = sent_key(found.get(b"xi-api-key"), found.get(b"x-api-key"), found.get(b"authorization"))
-            if key:
-                self.called_by(self.callers.by_key(key))
-            self.trace(found.get(b"x-request-id"), found.get(b"traceparent"))
 
     def framework_route(self) -> str:
         route = route_of(self.scope)
@@ -163,7 +161,7 @@ class HTTPCall(ASGICall):
         try:
             self._note_received(message)
         except Exception as error:  # guarded: a message that the specification does not know still passes
-            self.recorder.failed("asgi", error)
+            self.meter.recorder.failed("asgi", error)
         return message
 
     def _note_received(self, message: Message) -> None:
@@ -180,7 +178,7 @@ class HTTPCall(ASGICall):
             last = self._note_sent(message) and not self.finished
         except Exception as error:  # guarded, as above
             last = False
-            self.recorder.failed("asgi", error)
+            self.meter.recorder.failed("asgi", error)
         if last:
             if self.event.duration_us > PATIENCE_US:
                 await self._look()
@@ -202,7 +200,9 @@ class HTTPCall(ASGICall):
             return not message.get("more_body", False)
         if kind == "http.response.start":
             self.event.status = message["status"]
-            self._read_headers(message.get("headers", ()))
+            for name, value in _listed(message.get("headers")):
+                if name in RESPONSE_HEADERS:
+                    self._read_header(name.lower(), value.decode("latin-1"))
         elif kind == "http.response.pathsend":  # the server sends a file by its path
             self.sent(self.content_length or Path(message["path"]).stat().st_size)
             return True
@@ -211,16 +211,11 @@ class HTTPCall(ASGICall):
             return not message.get("more_body", False)
         return False
 
-    def _read_headers(self, headers: object) -> None:
-        if not isinstance(headers, (list, tuple)):
-            return  # an iterator may be read once, and that is the server's turn
-        for name, value in headers:
-            if name in RESPONSE_HEADERS:
-                text = value.decode("latin-1")
-                if name.lower() == b"content-length":
-                    self.content_length = int(text)
-                else:
-                    self.event.request_id = clean(text, TEXT_LENGTH)
+    def _read_header(self, name: bytes, text: str) -> None:
+        if name == b"content-length":
+            self.content_length = int(text)
+        else:
+            self.event.request_id = clean(text, TEXT_LENGTH)
 
     async def _look(self) -> None:
         """Whether the client has left. Few apps ask, and most servers swallow what is sent to nobody.
@@ -235,7 +230,7 @@ class HTTPCall(ASGICall):
                 self._receive = self._ahead.receive
             self.disconnected = await self._ahead.client_left()
         except Exception as error:  # guarded: servers differ
-            self.recorder.failed("asgi", error)
+            self.meter.recorder.failed("asgi", error)
 
     def _finish_answer(self) -> None:
         if self.disconnected:
@@ -325,7 +320,7 @@ class WebSocketCall(ASGICall):
         try:
             self._note_received(message)
         except Exception as error:  # guarded: a message that the specification does not know still passes
-            self.recorder.failed("asgi", error)
+            self.meter.recorder.failed("asgi", error)
         return message
 
     def _note_received(self, message: Message) -> None:
@@ -342,7 +337,7 @@ class WebSocketCall(ASGICall):
         try:
             self._note_sent(message)
         except Exception as error:  # guarded, as above
-            self.recorder.failed("asgi", error)
+            self.meter.recorder.failed("asgi", error)
         try:
             await self._send(message)
         except OSError:
@@ -415,6 +410,15 @@ class WebSocketCall(ASGICall):
         self._busy_depth -= 1
         if not self._busy_depth:
             self.leave()
+
+
+def _listed(headers: Any) -> Iterable[tuple[bytes, bytes]]:
+    """The headers, unless they can be read only once: that is the server's turn."""
+    return headers if isinstance(headers, (list, tuple)) else ()
+
+
+def _key(headers: dict[bytes, str]) -> str:
+    return sent_key(headers.get(b"xi-api-key"), headers.get(b"x-api-key"), headers.get(b"authorization"))
 
 
 def _size(message: Message) -> int:

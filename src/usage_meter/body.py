@@ -141,4 +141,4 @@ def _count(call: BodyCall, chunk: Any) -> None:
     try:
         call.sent(len(chunk))
     except Exception as error:  # guarded: a chunk that is no bytes is the server's to judge
-        call.recorder.failed("body", error)
+        call.meter.recorder.failed("body", error)

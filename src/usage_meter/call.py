@@ -22,6 +22,8 @@ from time import perf_counter_ns, time_ns
 from typing import Any, Protocol, SupportsFloat, TypeVar, cast, get_args
 from uuid import UUID
 
+import msgspec
+
 from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, Identity, clean, sent_key
 from usage_meter.cardinality import OTHER
 from usage_meter.event import Outcome, UsageEvent, id_text, new_id, outcome_of, to_micro
@@ -75,34 +77,36 @@ class Call:
     """The state of one call: its event, filled by its door and by `usage`, and what is needed on the way there."""
 
     __slots__ = (
+        "_credits_recorded",
         "_versions",
-        "callers",
         "event",
         "exception",
         "finished",
         "in_flight",
+        "meter",
         "outcome",
-        "recorded",
-        "recorder",
         "started_ns",
     )
 
-    def __init__(self, meter: Metered, method: str, path: str) -> None:
+    def __init__(self, meter: Metered, method: str, path: str, identity: Identity) -> None:
         self.started_ns = perf_counter_ns()
         started_us = time_ns() // 1000
-        self.recorder = meter.recorder
-        self.callers = meter.callers
+        self.meter = meter
         self.event = UsageEvent(
             id=new_id(started_us),
             started_us=started_us,
-            workspace=self.callers.workspace,
+            workspace=identity.workspace,
+            user=identity.user,
+            groups=identity.groups,
+            api_key=identity.api_key,
+            api_key_hint=identity.api_key_hint,
             method=method if method in METHODS else OTHER,
             path=path if len(path) <= TEXT_LENGTH and path.isascii() else clean(path, PATH_LENGTH),
         )
         self.outcome: Outcome | None = None  # None: it follows from the status
         self.exception = ""
         self.in_flight = self.finished = False
-        self.recorded: UsageEvent | None = None  # the newest version
+        self._credits_recorded: int | None = None  # None: no version was recorded yet
         self._versions = count(2)  # `next` is atomic: of two threads, the one with the higher version has seen both
 
     # What the doors tell.
@@ -110,13 +114,13 @@ class Call:
     def enter(self) -> None:
         """Counts the call as in flight, for its caller."""
         self.in_flight = True
-        self.recorder.enter(self.event.workspace, self.event.api_key)
+        self.meter.recorder.enter(self.event.workspace, self.event.api_key)
 
     def leave(self) -> None:
         """Counts it no more. Harmless when it is not counted."""
         if self.in_flight:
             self.in_flight = False
-            self.recorder.leave(self.event.workspace, self.event.api_key)
+            self.meter.recorder.leave(self.event.workspace, self.event.api_key)
 
     def elapsed_us(self) -> int:
         return (perf_counter_ns() - self.started_ns) // 1000
@@ -145,26 +149,30 @@ class Call:
 
     def record(self) -> None:
         """Records the call as it is now; each time with the next version, which replaces the one before."""
-        try:
-            self._complete()
-            event: UsageEvent = self.event.__copy__()  # type: ignore[attr-defined]  # what comes later leaves it alone
-            before, self.recorded = self.recorded, event
-            if before is not None:
-                event.version = next(self._versions)
-            self.recorder.record(event, before)
-        except Exception as error:  # guarded: a framework's routes may be of any kind
-            self.recorder.failed("event", error)
-
-    def _complete(self) -> None:
-        """What follows from the rest, where nobody has said it."""
         event = self.event
-        if not event.route:
-            event.route = self.framework_route()
-        if not event.request_id:
-            event.request_id = id_text(event.id)
-        failed = self.exception if event.status >= 500 else ""
-        event.error = event.error or failed
-        event.outcome = self.outcome or ("exception" if failed else outcome_of(event.status))
+        try:
+            self._complete(event)
+            replaced = self._replaced(event)
+            self._credits_recorded = event.credits_micro
+            self.meter.recorder.record(event, replaced)
+        except Exception as error:  # guarded: a framework's routes may be of any kind
+            self.meter.recorder.failed("event", error)
+
+    def _complete(self, event: UsageEvent) -> None:
+        """What follows from the rest, where nobody has said it."""
+        event.route = event.route or self.framework_route()
+        event.request_id = event.request_id or id_text(event.id)
+        event.outcome = self.outcome or outcome_of(event.status)
+        if self.exception and event.status >= 500:
+            event.outcome = self.outcome or "exception"
+            event.error = event.error or self.exception
+
+    def _replaced(self, event: UsageEvent) -> UsageEvent | None:
+        """What this version replaces, as far as it matters to the recorder: with the credits of then."""
+        if self._credits_recorded is None:
+            return None
+        event.version = next(self._versions)
+        return msgspec.structs.replace(event, credits_micro=self._credits_recorded)
 
     def note_exception(self, error: BaseException) -> None:
         """The app has raised, and its framework makes a response of it. If that is a 500, it was the exception's."""
@@ -180,7 +188,7 @@ class Call:
     def read_headers(self, environ: Mapping[str, Any]) -> None:
         """Takes what a WSGI environ says of the caller and the request: by these headers alone, and no other."""
         key = sent_key(environ.get("HTTP_XI_API_KEY"), environ.get("HTTP_X_API_KEY"), environ.get("HTTP_AUTHORIZATION"))
-        self.called_by(self.callers.by_key(key))
+        self.called_by(self.meter.callers.by_key(key))
         self.trace(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
         length = environ.get("CONTENT_LENGTH") or ""
         self.event.request_bytes = int(length) if length.isdecimal() else 0
@@ -190,7 +198,7 @@ class Call:
         try:
             self._answered_by(identify(source))
         except Exception as error:  # guarded: `identify` is the app's own code
-            self.recorder.failed("identify", error)
+            self.meter.recorder.failed("identify", error)
 
     async def ask_later(self, identify: Identify, source: object) -> None:
         """The same, of an `identify` that may be asynchronous."""
@@ -198,11 +206,11 @@ class Call:
             answer = identify(source)
             self._answered_by(await answer if isawaitable(answer) else answer)
         except Exception as error:  # guarded, as above
-            self.recorder.failed("identify", error)
+            self.meter.recorder.failed("identify", error)
 
     def _answered_by(self, caller: object) -> None:
         if caller is not None:
-            self.called_by(self.callers.of(caller))
+            self.called_by(self.meter.callers.of(caller))
 
     def called_by(self, identity: Identity) -> None:
         event = self.event
@@ -216,12 +224,12 @@ class Call:
             try:
                 self._set(name, value)
             except Exception as error:  # guarded: the values are the app's own, down to their __str__ and __float__
-                self.recorder.failed("usage.set", error)
+                self.meter.recorder.failed("usage.set", error)
         if self.finished:
             self.record()
 
     def _set(self, name: str, value: object) -> None:
-        event, admit = self.event, self.callers.guard.admit
+        event, admit = self.event, self.meter.callers.guard.admit
         if value is None:
             return
         if name == "credits":
@@ -247,11 +255,11 @@ class Call:
         An event replaces its earlier version only within its workspace, so once one was recorded that one is fixed.
         """
         try:
-            identity = self.callers.of(caller)
-            if self.recorded is not None and identity.workspace != self.event.workspace:
+            identity = self.meter.callers.of(caller)
+            if self._credits_recorded is not None and identity.workspace != self.event.workspace:
                 raise ValueError("usage.identify came after the call was recorded: its workspace stays as it was")
         except Exception as error:  # guarded: the caller is the app's own value
-            self.recorder.failed("usage.identify", error)
+            self.meter.recorder.failed("usage.identify", error)
             return
         counted = self.in_flight
         self.leave()

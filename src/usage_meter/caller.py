@@ -17,7 +17,7 @@ from usage_meter.cardinality import OTHER, CardinalityGuard
 HASH_CHARACTERS = 24  # 96 bits in hex: among a billion keys, two with one hash are a 1 in 10**11 chance
 HINT_CHARACTERS = 4
 HINT_FROM_LENGTH = 12  # of a shorter key, four characters would give too much away: it gets no hint
-KEYS_KEPT = 4096  # hashing costs 2 µs, remembering 0.1 µs; some 1 MB at most, and the oldest unused is forgotten
+KEYS_KEPT = 4096  # hashing costs some 5 µs, remembering 0.1 µs; a few MB at most, and what is unused is forgotten
 
 Identify = Callable[[Any], "Caller | Awaitable[Caller | None] | None"]
 """The app's own function from the ASGI scope or the WSGI environ to the caller, or None for an unknown one."""
@@ -76,19 +76,30 @@ class Callers:
     def __init__(self, key_secret: str, workspace: str, guard: CardinalityGuard) -> None:
         self.workspace = workspace
         self.guard = guard
-        self._hashed = lru_cache(KEYS_KEPT)(partial(hash_key, key_secret.encode()))
-        self._identified = lru_cache(KEYS_KEPT)(self._identity)
-        self._anonymous = Identity(workspace)
+        self.anonymous = Identity(workspace)
         self._one_of_many = Identity(workspace, api_key=OTHER)
+        self._hashed = lru_cache(KEYS_KEPT)(partial(hash_key, key_secret.encode()))
+        self._known: dict[str, Identity] = {}
+        self._known_before: dict[str, Identity] = {}
 
     def by_key(self, api_key: str) -> Identity:
-        """The caller of whom only the key is known, or not even that. Anybody may send keys: the guard has its eye on
-        them."""
+        """The caller of whom only the key is known, or not even that."""
+        identity = self._known.get(api_key)
+        return self._learn(api_key) if identity is None else identity
+
+    def _learn(self, api_key: str) -> Identity:
+        """Anybody may send any key: what is new goes past the guard, and is not remembered when it is too much."""
         if not api_key:
-            return self._anonymous
-        identity = self._identified(api_key)
-        admitted = self.guard.admit("api_key", identity.api_key)
-        return identity if admitted is identity.api_key else self._one_of_many
+            return self.anonymous
+        identity = self._known_before.get(api_key)
+        if identity is None:
+            identity = Identity(self.workspace, "", (), *self._hashed(api_key))
+            if self.guard.admit("api_key", identity.api_key) is OTHER:
+                return self._one_of_many
+        if len(self._known) >= KEYS_KEPT:
+            self._known_before, self._known = self._known, {}  # what is in use comes back from there
+        self._known[api_key] = identity
+        return identity
 
     def of(self, caller: object) -> Identity:
         """What is recorded of a caller that the app named. Raises TypeError when it is no Caller of texts."""
@@ -98,7 +109,5 @@ class Callers:
         if not all(isinstance(text, str) for text in (*texts, caller.api_key)):
             raise TypeError("a Caller's workspace, user, groups and api_key must be text")
         workspace, user, *groups = (clean(text, TEXT_LENGTH) for text in texts)
-        return Identity(workspace, user, tuple(groups), *(self._hashed(caller.api_key) if caller.api_key else ()))
-
-    def _identity(self, api_key: str) -> Identity:
-        return Identity(self.workspace, "", (), *self._hashed(api_key))
+        known_by_key = self._hashed(caller.api_key) if caller.api_key else ()
+        return Identity(workspace, user, tuple(groups), *known_by_key)

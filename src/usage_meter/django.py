@@ -126,7 +126,7 @@ class DjangoCall(BodyCall):
     __slots__ = ("request",)
 
     def __init__(self, door: UsageMeterMiddleware, request: HttpRequest) -> None:
-        super().__init__(door.meter, request.method or "", request.path)
+        super().__init__(door.meter, request.method or "", request.path, door.meter.callers.anonymous)
         self.request = request
         self.content_length = None
         self.exhausted = False
@@ -147,7 +147,7 @@ class DjangoCall(BodyCall):
         try:
             self._read(response)
         except Exception as error:  # guarded: a response of the app's own kind still goes its way
-            self.recorder.failed("django", error)
+            self.meter.recorder.failed("django", error)
             self.finish()
         return response
 

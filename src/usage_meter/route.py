@@ -19,21 +19,20 @@ Scope = Mapping[str, Any]
 
 def route_of(scope: Scope) -> str | None:
     """The template of the route that an ASGI app chose; None when the scope does not say it."""
-    template = scope.get("path_template")  # Litestar
-    if template is not None:
-        return str(template)
     route = scope.get("route")
     if route is None or "fastapi" in scope:
-        return _fastapi_route(scope, route)
+        template = scope.get("path_template")  # Litestar
+        return _fastapi_route(scope, route) if template is None else str(template)
     return _within_mounts(scope, _own_template(route))
 
 
 def _own_template(route: Any) -> str | None:
     """The template of a route by itself; None for a mount whose own router found nothing."""
-    if not hasattr(route, "routes"):
-        return getattr(route, "path_format", None)
-    # The last route chosen is a mount (or a host): an app without routes, such as static files, has answered itself.
-    return None if route.routes else "/{path}"
+    template: str = getattr(route, "path_format", "/{path}")  # a host has none
+    if template.endswith("/{path}") and hasattr(route, "routes"):
+        # The last one chosen is a mount: what has no routes, such as static files, has answered itself.
+        return None if route.routes else "/{path}"
+    return template
 
 
 def _fastapi_route(scope: Scope, route: Any) -> str | None:

@@ -81,7 +81,7 @@ class WSGICall(BodyCall):
     def __init__(self, door: UsageMeterMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self.script_name: str = environ.get("SCRIPT_NAME", "")
         path = _decoded(self.script_name + environ.get("PATH_INFO", ""))
-        super().__init__(door.meter, environ["REQUEST_METHOD"], path)
+        super().__init__(door.meter, environ["REQUEST_METHOD"], path, door.meter.callers.anonymous)
         self.door = door
         self.environ = environ
         self._start_response = start_response
@@ -105,7 +105,7 @@ class WSGICall(BodyCall):
         try:
             self._answered(status, headers, exc_info)
         except Exception as error:  # guarded: what is not as the specification has it is the server's to judge
-            self.recorder.failed("wsgi", error)
+            self.meter.recorder.failed("wsgi", error)
         more = (exc_info,) if exc_info is not None else ()
         self._write = self._start_response(status, headers, *more)
         return self.write
@@ -174,7 +174,7 @@ class MeteredFile:
             try:
                 self._sent_whole(descriptor)
             except Exception as error:  # guarded: a descriptor may be of anything
-                self._call.recorder.failed("wsgi", error)
+                self._call.meter.recorder.failed("wsgi", error)
         return descriptor
 
     def _sent_whole(self, descriptor: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Any
 
 from usage_meter.caller import Caller, Callers, Identify
@@ -21,7 +22,7 @@ class ListRecorder:
         self.failures: list[tuple[str, BaseException]] = []
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool:
-        self.events.append(event)
+        self.events.append(copy(event))  # a call goes on filling its own
         self.replaced.append(replaces)
         return True
 

@@ -22,7 +22,7 @@ class Door:
 
     def __init__(self) -> None:
         self.meter = ListMeter()
-        self.call = Call(self.meter, "POST", "/v1/speech")
+        self.call = Call(self.meter, "POST", "/v1/speech", self.meter.callers.anonymous)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -166,7 +166,8 @@ def test_what_is_set_after_the_record_sends_the_event_again_with_the_next_versio
     assert third.quantities == {"characters": 12.0}
     assert first.quantities == {}
     assert second.duration_us == first.duration_us
-    assert door.meter.recorder.replaced == [None, first, second]
+    replaced = door.meter.recorder.replaced
+    assert [event and event.credits_micro for event in replaced] == [None, 0, 12_000_000]
 
 
 def test_it_works_in_a_thread_that_has_the_context(door: Door) -> None:
