@@ -51,7 +51,7 @@ class Store:
         self._url = url
         self._lock = _lock(Path(urlsplit(url).path)) if urlsplit(url).scheme == "chdb" else None
         self._streams = threading.BoundedSemaphore(STREAMS)
-        self._clients: queue.LifoQueue[Client] = queue.LifoQueue()
+        self._clients: queue.LifoQueue[Client | None] = queue.LifoQueue()
         try:
             for _ in range(CLIENTS):
                 self._clients.put(_connect(url))
@@ -71,7 +71,8 @@ class Store:
 
     def close(self) -> None:
         while not self._clients.empty():
-            self._clients.get_nowait().close()
+            if client := self._clients.get_nowait():
+                client.close()
         if self._lock:
             self._lock.close()
 
@@ -126,13 +127,20 @@ class Store:
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
-        client = self._clients.get()
+        """One that failed is replaced: the embedded engine puts the rows that a statement had given before it failed in
+        front of the next one's answer, and they may be another customer's.
+        """
+        client, kept = self._clients.get(), None
         try:
+            client = client or _connect(self._url)
             yield client
+            kept = client
         except (ClickHouseError, OSError) as error:  # the embedded engine is given its rows in a temporary file
             raise StoreError(_first_line(error)) from error
         finally:
-            self._clients.put(client)
+            if client and not kept:
+                client.close()
+            self._clients.put(kept)
 
     def _create_tables(self) -> None:
         schema = resources.files("aggregator").joinpath("schema.sql").read_text()
