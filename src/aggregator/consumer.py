@@ -37,7 +37,7 @@ PAUSE_SECONDS = (
 CLAIM_SECONDS = 10.0  # how often to look for entries that a dead consumer left pending
 CLAIM_IDLE_MS = 60_000  # longer than any insert takes: a living consumer's entries are not taken from it
 FORGET_IDLE_MS = 3_600_000  # a consumer that did nothing for so long, and owes nothing, is gone for good
-RETRY_SECONDS = (0.1, 0.5, 2.0, 5.0)  # after errors in a row; then the last
+RETRY_SECONDS = (0.1, 0.5, 2.0)  # after errors in a row; then the last, so that what is back is soon seen
 
 # KEYS[1] a stream, ARGV[1] its group, ARGV[2] milliseconds. In one step, since deleting a consumer forgets what is
 # pending for it, and one that seemed gone may just have been delivered something.

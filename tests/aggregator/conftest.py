@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from aggregator.query import Statement
+from aggregator.reader import Reader
 from aggregator.store import Store
+
+_FILLED = Statement("SELECT name FROM system.tables WHERE database = currentDatabase() AND total_rows > 0", {})
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +19,22 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield store
 
 
+@pytest.fixture(scope="module")
+def kept(engine: Store) -> set[str]:
+    """The tables that are not empty in a new store: they describe the store itself."""
+    return {name for (name,) in engine.select(_FILLED)}
+
+
 @pytest.fixture
-def store(engine: Store) -> Store:
+def store(engine: Store, kept: set[str]) -> Store:
     """Empty tables."""
-    engine.select(Statement("TRUNCATE TABLE events", {}))
+    for (name,) in engine.select(_FILLED):
+        if name not in kept:
+            engine.select(Statement(f"TRUNCATE TABLE {name}", {}))
     return engine
+
+
+@pytest.fixture
+def reader(store: Store) -> Reader:
+    """Answers from that store, in which nothing is ever on its way."""
+    return Reader(store, lambda: 0)
