@@ -6,7 +6,7 @@ names one; the workspace's own limit is the operator's alone, since it is what w
 
 import time
 from collections.abc import Callable, Iterable
-from datetime import tzinfo
+from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from msgspec import Meta
 from aggregator import openapi
 from aggregator.api import PrincipalOf, body_of, json_response
 from aggregator.audit import Audit
-from aggregator.buckets import floor_us
+from aggregator.buckets import DAY_SECONDS, floor_us
 from aggregator.dimensions import Filter, is_dimension
 from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.labels import Labels
@@ -33,6 +33,7 @@ from usage_meter.event import MICRO, to_micro
 
 DEFAULT_VALUES = 100  # of a picker
 MAX_VALUES = 1000
+YEAR_US = 366 * DAY_SECONDS * 1_000_000
 MAX_TEXT = 256  # characters of a label: it stands in a legend
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -81,11 +82,15 @@ def router(
 
     @routes.get("/labels/{dimension}", **openapi.LABELS)
     def labels_of(dimension: str, request: Request) -> Response:
-        """The display names of a dimension's values."""
+        """The display names of a dimension's values; for a member, of those that the own calls of a year have."""
         who = principal(request)
         _known(dimension, who)
         audience = who.widest_audience()
-        return json_response({"labels": labels.of(_workspace(request, who, audience), [dimension])[dimension]})
+        found = labels.of(_workspace(request, who, audience), [dimension])[dimension]
+        if audience.user is not None:  # what others use is not a member's to know
+            own = _own_values(reader, audience, dimension, now_us())
+            found = {value: label for value, label in found.items() if value in own}
+        return json_response({"labels": found})
 
     @routes.put("/labels/{dimension}", **openapi.PUT_LABELS)
     async def put_labels(dimension: str, request: Request) -> Response:
@@ -162,6 +167,15 @@ def _values(reader: Reader, query: UsageQuery, dimension: str, search: str) -> d
     ]
     matching = [one for one in found if search in f"{one['label']}\n{one['value']}".casefold()]
     return {"dimension": dimension, "values": matching, "more": OTHER in requests}
+
+
+def _own_values(reader: Reader, audience: Audience, dimension: str, now_us: int) -> set[str]:
+    start_us = max(0, now_us - YEAR_US)
+    query = UsageQuery(
+        start_us, now_us + 1, UTC, interval="total", metrics=("requests",), breakdown=(dimension,), audience=audience,
+        top=MAX_VALUES,
+    )  # fmt: skip
+    return {one.key[dimension] for one in reader.usage(query).series}
 
 
 def _used(reader: Reader, limit: Limit, audience: Audience, zone: tzinfo, now_us: int) -> dict[str, Any]:

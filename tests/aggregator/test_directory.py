@@ -66,12 +66,14 @@ def test_a_label_is_shown_wherever_its_value_is_and_can_be_taken_away(service: T
 
 
 def test_labels_are_a_workspaces_own(service: TestedService) -> None:
-    put(service, ADMIN, "/v1/labels/voice", {"v1": "Ada"})
+    service.store.insert([call(datetime.now(UTC), voice="v1"), call(datetime.now(UTC), voice="v2", user="bob")])
+    put(service, ADMIN, "/v1/labels/voice", {"v1": "Ada", "v2": "Bob's"})
     put(service, OPERATOR, "/v1/labels/voice", {"v1": "Globex's own"}, workspace="globex")
 
     assert service.get("/v1/labels/voice", ALICE) == {"labels": {"v1": "Ada"}}
+    assert service.get("/v1/labels/voice", ADMIN) == {"labels": {"v1": "Ada", "v2": "Bob's"}}
     assert service.get("/v1/labels/voice", OPERATOR, workspace="globex") == {"labels": {"v1": "Globex's own"}}
-    assert service.get("/v1/labels/voice", OPERATOR) == {"labels": {}}
+    assert service.get("/v1/labels/voice", OPERATOR) == {"labels": {"v2": "Bob's"}}  # v1 has two names
 
 
 def test_a_limit_shows_what_is_used_this_month_and_what_remains(service: TestedService) -> None:
