@@ -1,8 +1,12 @@
-"""A service for tests: the real application over a real store, without a network port."""
+"""A service for tests: the real application over a real store, without a network port unless one is asked for."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
+import uvicorn
 from fastapi.testclient import TestClient
 
 from aggregator.app import create_app
@@ -15,6 +19,7 @@ from aggregator.reader import Reader
 from aggregator.revocations import Revocations
 from aggregator.store import Store
 from aggregator.tokens import OPERATOR, Principal, Tokens
+from tests.conftest import free_port, wait_until
 
 SECRET = "a secret of the tests, long enough to sign"
 
@@ -59,3 +64,20 @@ class TestedService:
         """Move all that waits in Redis into the store."""
         while self.backlog.entries():
             self.consumer.step()
+
+
+@contextmanager
+def listening(service: TestedService) -> Iterator[str]:
+    """The application on a real port: a stream that never ends cannot be read from within the process."""
+    port = free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(service.app, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started, "uvicorn listens")
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,6 @@ from typing import Any, get_args
 
 import httpx
 import pytest
-import uvicorn
 from elevenlabs import AsyncElevenLabs, ElevenLabs
 from elevenlabs.core.api_error import ApiError
 from elevenlabs.errors import UnprocessableEntityError
@@ -27,8 +25,8 @@ from aggregator.tokens import Principal
 from tests.aggregator import oracle
 from tests.aggregator.events import call, us
 from tests.aggregator.oracle import Condition, Question
-from tests.aggregator.service import TestedService
-from tests.conftest import RedisServer, free_port, wait_until
+from tests.aggregator.service import TestedService, listening
+from tests.conftest import RedisServer
 from usage_meter.event import MICRO, UsageEvent
 
 ALICE = Principal("member", "acme", "alice")
@@ -146,17 +144,11 @@ def server(engine: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     redis_server = RedisServer(tmp_path_factory.mktemp("redis"))
     redis_server.start()
     with redis_server.client() as client:
-        service, port = TestedService(engine, client), free_port()
-        running = uvicorn.Server(uvicorn.Config(service.app, port=port, log_level="critical"))
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        wait_until(lambda: running.started, "the service listens")
-        with httpx.Client() as pool, asyncio.Runner() as runner:
+        service = TestedService(engine, client)
+        with listening(service) as address, httpx.Client() as pool, asyncio.Runner() as runner:
             async_pool = httpx.AsyncClient()
-            yield Served(service, f"http://127.0.0.1:{port}", pool, async_pool, runner)
+            yield Served(service, address, pool, async_pool, runner)
             runner.run(async_pool.aclose())
-        running.should_exit = True
-        thread.join()
     redis_server.kill()
 
 

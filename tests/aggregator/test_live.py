@@ -1,22 +1,18 @@
 """What happens right now: calls in flight and top lists from Redis, and the streams over a real connection."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 import redis
-import uvicorn
 
 from aggregator.store import Store
 from aggregator.tokens import Principal
 from tests.aggregator.events import call
-from tests.aggregator.service import TestedService
-from tests.conftest import free_port, wait_until
+from tests.aggregator.service import TestedService, listening
 from usage_meter import keys
 
 ALICE = Principal("member", "acme", "alice")
@@ -66,23 +62,6 @@ def test_the_last_minute_is_counted_from_the_store(service: TestedService) -> No
 
     assert service.get("/v1/live", ADMIN)["last_minute"] == {"requests": 2, "credits": 3, "errors": 1}
     assert service.get("/v1/live", ALICE)["last_minute"] == {"requests": 1, "credits": 2, "errors": 0}
-
-
-@contextmanager
-def listening(service: TestedService) -> Iterator[str]:
-    """The application on a real port: a stream that never ends cannot be read from within the process."""
-    port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(service.app, port=port, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_until(lambda: server.started, "uvicorn listens")
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, object]]:
