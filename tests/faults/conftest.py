@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,8 @@ class App:
     def kill_a_worker(self) -> None:
         workers = self.workers()
         if workers:
-            random.choice(workers).kill()
+            with suppress(psutil.NoSuchProcess):  # it was still being buried
+                random.choice(workers).kill()
 
     def kill_all(self) -> None:
         """As an out-of-memory kill of the whole container does it."""
