@@ -118,9 +118,7 @@ class _Ids:
     def begin(self) -> None:
         self.mark = fork_mark()
         self.high = 0x7000 | secrets.randbits(12)
-        self.low = itertools.count(
-            1 << 63 | secrets.randbits(61)
-        )  # `next` is atomic, and cheap
+        self.low = itertools.count(1 << 63 | secrets.randbits(61))  # `next` is atomic, and cheap
 
 
 _ids = _Ids()
