@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from aggregator import export, openapi
 from aggregator.buckets import from_us
 from aggregator.errors import BusyError, NotFoundError, Problem, QueryError, StoreError
+from aggregator.formats import CSV
 from aggregator.ingest import MAX_BYTES, Ingest, parse_events
 from aggregator.parameters import requests_query, usage_query
 from aggregator.reader import Reader
@@ -76,7 +77,7 @@ def router(reader: Reader, ingest: Ingest, principal: PrincipalOf, now: Callable
             answer = reader.requests(query)
             return json_response({"requests": answer.requests, "next_cursor": answer.next_cursor})
         start, end = from_us(query.start_us, query.zone), from_us(query.end_us - 1, query.zone)
-        return csv_response(export.requests_csv(reader.every_request(query)), export.requests_filename(start, end))
+        return csv_response(reader.requests_file(query, CSV), export.requests_filename(start, end))
 
     def one_request(id: str, request: Request) -> Response:
         """One call, by its event id or by the request id that its client saw."""
@@ -146,11 +147,11 @@ def json_response(value: object) -> Response:
     return Response(export.to_json(value), media_type="application/json")
 
 
-def csv_response(lines: Iterator[str], filename: str) -> Response:
+def csv_response(lines: Iterator[str] | Iterator[bytes], filename: str) -> Response:
     """Streams; the first piece is made before the headers go out, so that a failure up to there is a clean error."""
-    first = next(lines, "")
+    first = next(lines, b"")
 
-    def pieces() -> Iterator[str]:
+    def pieces() -> Iterator[str | bytes]:
         yield first
         yield from lines
 

@@ -13,8 +13,10 @@ from typing import Literal, get_args
 Interval = Literal["minute", "hour", "day", "week", "month", "year", "total"]
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
 
-MINUTE_US = 60_000_000
+SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US
+DAY_US = 24 * HOUR_US
 QUARTER_US = 15 * MINUTE_US  # every UTC offset in use is a multiple of it
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MONDAY = date(1970, 1, 5)  # the first of them
@@ -178,3 +180,47 @@ def runs(bounds: list[int]) -> list[Run]:
         else:
             found.append(Run(bound, 0, 1))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """From `start_us` on the zone's clocks are `offset_us` ahead of UTC; `text` is that as ISO 8601 writes it."""
+
+    start_us: int
+    offset_us: int
+    text: str
+
+
+def shifts(start_us: int, end_us: int, zone: tzinfo) -> list[Shift]:
+    """The offsets that hold in `[start_us, end_us)`, rising; the first from `start_us` on.
+
+    No zone has changed its clocks twice within a day since 1970 (the shortest that one ever kept was a week), so a
+    look at each day finds every change.
+    """
+    found = [_shift(start_us, zone)]
+    for probe in (*range(start_us + DAY_US, end_us, DAY_US), end_us - 1):
+        if _offset_us(probe, zone) != found[-1].offset_us:
+            found.append(_shift(_change(max(found[-1].start_us, probe - DAY_US), probe, zone), zone))
+    return found
+
+
+def _change(before_us: int, after_us: int, zone: tzinfo) -> int:
+    """The first instant, a whole second, at which the offset is no longer that of `before_us`."""
+    old, low, high = _offset_us(before_us, zone), before_us // SECOND_US, after_us // SECOND_US
+    while low < high:
+        middle = (low + high) // 2
+        if _offset_us(middle * SECOND_US, zone) == old:
+            low = middle + 1
+        else:
+            high = middle
+    return low * SECOND_US
+
+
+def _shift(instant_us: int, zone: tzinfo) -> Shift:
+    return Shift(
+        instant_us, _offset_us(instant_us, zone), from_us(instant_us, zone).isoformat(" ", "microseconds")[26:]
+    )
+
+
+def _offset_us(instant_us: int, zone: tzinfo) -> int:
+    return (from_us(instant_us, zone).utcoffset() or timedelta()) // timedelta(microseconds=1)

@@ -1,9 +1,11 @@
 """Answers questions: runs a query's statements on the store and hands the rows back to the query."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from aggregator import request_file
 from aggregator.errors import NotFoundError
+from aggregator.formats import CSV, Format
 from aggregator.labels import Labels
 from aggregator.query import (
     Audience,
@@ -20,12 +22,12 @@ from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
     arrived_statement,
-    every_request_statement,
     record,
     request_statement,
     requests_answer,
     requests_statement,
 )
+from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, slices
 from aggregator.store import Store
 
 
@@ -50,10 +52,22 @@ class Reader:
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
         return requests_answer(query, self._store.select(requests_statement(query)))
 
-    def every_request(self, query: RequestsQuery) -> Iterator[dict[str, Any]]:
-        """All calls of the question, without a cap and in flat memory; a failure raises in the middle."""
-        for row in self._store.rows(every_request_statement(query)):
-            yield record(row, query.zone)
+    def requests_file(self, query: RequestsQuery, format: Format) -> Iterator[bytes]:
+        """All calls of the question, without a cap and in flat memory; a failure raises, in the middle too."""
+        if format is not CSV:
+            return self._store.stream([request_file.table_statement(query)], format)
+        return _led(
+            request_file.CSV_HEADER, self._store.stream(map(request_file.csv_statement, self._slices(query)), CSV)
+        )
+
+    def _slices(self, query: RequestsQuery, grains_us: Sequence[int] = GRAINS_US) -> Iterator[RequestsQuery]:
+        """The question's range in pieces that hold no more calls than are sorted in flat memory, in its order."""
+        grain_us, *finer = grains_us
+        for part in slices(query, self._store.select(counts_statement(query, grain_us))):
+            if part.calls > SLICE_CALLS and finer:
+                yield from self._slices(part.query, finer)
+            else:
+                yield part.query
 
     def now_us(self) -> int:
         """The store's clock, by which `arrived` counts."""
@@ -69,3 +83,9 @@ class Reader:
         if not rows:
             raise NotFoundError(f"there is no request '{id}' here")
         return record(rows[0])
+
+
+def _led(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """`head` together with the first piece: what fails before that has not begun."""
+    yield head + next(pieces, b"")
+    yield from pieces

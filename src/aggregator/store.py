@@ -9,9 +9,11 @@ import fcntl
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib import resources
+from itertools import cycle
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -19,16 +21,21 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from aggregator.block import COLUMNS, blocks_by_day
+from aggregator.download import Download
 from aggregator.errors import BusyError, RejectedError, StoreError
+from aggregator.formats import Format
+from aggregator.pipe import Pipe
 from aggregator.query import Statement
 from aggregator.settings import without_password
 from usage_meter.event import UsageEvent
 
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
 
-STREAMS = 8  # exports at once: each holds a client and a block of rows for as long as its reader takes
+STREAMS = 8  # exports at once: each holds clients and a block of rows for as long as its reader takes
+AHEAD = 1  # statements of an export begun before they are read: more would sort for a reader who may never come
 
 _SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,  # all versions of an event lie in one partition (schema.sql)
@@ -38,6 +45,12 @@ _SETTINGS = {
 }
 _INSERT_SETTINGS = _SETTINGS | {
     "optimize_on_insert": 0,  # collapsing duplicates row by row costs four times the rest; merges and FINAL do it
+}
+_STREAM_SETTINGS = {
+    "do_not_merge_across_partitions_select_final": _SETTINGS["do_not_merge_across_partitions_select_final"],
+    "use_skip_indexes_if_final_exact_mode": _SETTINGS["use_skip_indexes_if_final_exact_mode"],
+    "max_threads": 2,  # an export may take longer; the questions beside it may not
+    "max_block_size": 8192,  # rows in hand at once, each some 500 bytes
 }
 # Codes with which the engine refuses the rows themselves: they would be refused again. Everything else (a full disk,
 # no memory, no connection) may pass, and then the same rows are stored.
@@ -102,25 +115,45 @@ class Store:
         with self._client() as client:
             return list(client.query(statement.sql, parameters=statement.parameters, settings=_SETTINGS).result_rows)
 
-    def rows(self, statement: Statement) -> Iterator[Sequence[Any]]:
-        """Row by row in flat memory, on a client of its own, so that a slow reader keeps nobody else waiting.
+    def stream(self, statements: Iterable[Statement], format: Format) -> Iterator[bytes]:
+        """What the engine writes for the statements, one behind the other: pieces, in flat memory.
 
-        Raises StoreError, in the middle too; and when STREAMS are open already.
+        On clients of its own, so that a slow reader keeps nobody else waiting; the next statement is begun while the
+        one before is read. Raises StoreError, in the middle too; and BusyError when STREAMS are open already.
         """
         if not self._streams.acquire(blocking=False):
             raise BusyError(f"{STREAMS} exports are running: try again when one has ended")
-        try:
-            with closing(_connect(self._url)) as client:
-                found = client.query_row_block_stream(
-                    statement.sql, parameters=statement.parameters, settings=_SETTINGS
-                )
-                with found as blocks:
-                    for block in blocks:
-                        yield from block
-        except ClickHouseError as error:
-            raise StoreError(_first_line(error)) from error
-        finally:
-            self._streams.release()
+        begun: deque[Pipe | Download] = deque()
+        with ExitStack() as stack:
+            stack.callback(self._streams.release)
+            try:
+                clients = cycle([stack.enter_context(closing(_connect(self._url))) for _ in range(1 + AHEAD)])
+                stack.callback(lambda: [source.close() for source in begun])
+                for statement in statements:
+                    begun.append(self._written(next(clients), statement, format))
+                    if len(begun) > AHEAD:
+                        yield from begun[0]
+                        begun.popleft().close()
+                while begun:
+                    yield from begun[0]
+                    begun.popleft().close()
+            except (ClickHouseError, HTTPError, OSError) as error:
+                raise StoreError(_first_line(error)) from error
+
+    def _written(self, client: Client, statement: Statement, format: Format) -> Pipe | Download:
+        """The embedded engine streams only into a file; a server, over its connection."""
+        settings = ", ".join(
+            f"{name} = {_literal(value)}" for name, value in (_STREAM_SETTINGS | format.settings).items()
+        )
+        ending = f"FORMAT {format.name} SETTINGS {settings}"
+        if not self._lock:
+            return Download(lambda: client.raw_stream(f"{statement.sql} {ending}", parameters=statement.parameters))
+
+        def write(path: Path) -> None:
+            outfile = f"INTO OUTFILE {_literal(str(path))} TRUNCATE"
+            client.command(f"{statement.sql} {outfile} {ending}", parameters=statement.parameters)
+
+        return Pipe(write)
 
     def ping(self) -> None:
         self.select(Statement("SELECT 1", {}))
@@ -186,6 +219,13 @@ def _lock(directory: Path) -> IO[str]:
     file.write(f"process {os.getpid()}")
     file.flush()
     return file
+
+
+def _literal(value: int | str) -> str:
+    if isinstance(value, int):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,47 @@
+"""The files that the engine writes: what each is called on the web, and how the engine is told to write it. Pure."""
+
+from typing import NamedTuple
+
+Setting = int | str
+
+
+class Format(NamedTuple):
+    """`name` is the engine's word for it, `settings` what it must be told beside that."""
+
+    suffix: str
+    media_type: str
+    name: str
+    settings: dict[str, Setting]
+
+
+CSV = Format(
+    "csv",
+    "text/csv; charset=utf-8",
+    "CustomSeparated",
+    {  # cells come as they are to be written (request_file.py): the engine's own CSV quotes every text
+        "format_custom_escaping_rule": "Raw",
+        "format_custom_field_delimiter": ",",
+        "format_custom_row_after_delimiter": "\r\n",
+        "output_format_json_escape_forward_slashes": 0,
+    },
+)
+_SORTED_OUT_OF_MEMORY: dict[str, Setting] = {
+    # One statement gives the whole file. Reading in order would open every day of the range at once; a sort of its
+    # own spills to the disk instead of growing.
+    "optimize_read_in_order": 0,
+    "max_bytes_before_external_sort": 64 * 1024 * 1024,
+    "max_bytes_ratio_before_external_sort": 0,
+}
+PARQUET = Format(
+    "parquet",
+    "application/vnd.apache.parquet",
+    "Parquet",
+    {
+        "output_format_parquet_compression_method": "zstd",
+        "output_format_parquet_row_group_size": 100_000,  # written, and read, at once: some 30 MB
+        **_SORTED_OUT_OF_MEMORY,
+    },
+)
+ARROW = Format("arrow", "application/vnd.apache.arrow.file", "Arrow", _SORTED_OUT_OF_MEMORY)
+
+FORMATS = {one.suffix: one for one in (CSV, PARQUET, ARROW)}

@@ -1,0 +1,54 @@
+"""A long range as slices that hold a bounded number of calls, so that each can be sorted in flat memory. Pure.
+
+Slices are cut at instants, so no call is in two of them and none between them, whatever arrives while they are read.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from aggregator.buckets import HOUR_US, MINUTE_US, SECOND_US
+from aggregator.dimensions import Binder
+from aggregator.query import Statement
+from aggregator.request_log import RequestsQuery
+
+SLICE_CALLS = 100_000  # some 40 MB while they are sorted; a statement's fixed cost is a twentieth of their reading
+GRAINS_US = (HOUR_US, MINUTE_US, SECOND_US // 10)
+"""Where a slice may be cut; the finer ones where an hour, or a minute, holds too many calls."""
+
+
+class Slice(NamedTuple):
+    """A part of a question's range, and about how many calls it holds."""
+
+    query: RequestsQuery
+    calls: int
+
+
+def counts_statement(query: RequestsQuery, grain_us: int) -> Statement:
+    """Rows `(start, calls)` of the grains that hold any, rising. Without FINAL: an upper bound is enough."""
+    bind = Binder()
+    grain = bind(grain_us, "Int64")
+    return Statement(
+        f"SELECT intDiv(toUnixTimestamp64Micro(started), {grain}) * {grain} AS grain_us, count() "
+        f"FROM events WHERE {query.where(bind)} GROUP BY grain_us ORDER BY grain_us",
+        bind.parameters,
+    )
+
+
+def slices(query: RequestsQuery, counts: Iterable[Sequence[int]]) -> list[Slice]:
+    """The whole range, cut where a slice would hold more than SLICE_CALLS; in the question's order.
+
+    A single grain that holds more is a slice of its own, with the gap behind it.
+    """
+    starts, calls = [query.start_us], [0]
+    for start_us, count in counts:
+        if calls[-1] and calls[-1] + count > SLICE_CALLS:
+            starts.append(start_us)
+            calls.append(0)
+        calls[-1] += count
+    ends = [*starts[1:], query.end_us]
+    found = [
+        Slice(replace(query, start_us=start, end_us=end), held)
+        for start, end, held in zip(starts, ends, calls, strict=True)
+    ]
+    return found[::-1] if query.descending else found
