@@ -7,12 +7,20 @@ import gzip
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import resources
+from pathlib import Path
 
 from aggregator import colors
 from aggregator.drawing import Drawing
+from aggregator.look import Look
 
 VEGA = "vega.js"
-_TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "png": "image/png",
+}
+_LOGO = "logo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +35,18 @@ class Asset:
 class Assets:
     """Reads our files once, when made; Vega's script is made at the first request for it, which takes seconds."""
 
-    def __init__(self, drawing: Drawing) -> None:
+    def __init__(self, drawing: Drawing, look: Look) -> None:
         self._drawing = drawing
         files = {one.name: one.read_bytes() for one in resources.files("aggregator").joinpath("static").iterdir()}
-        files["colors.css"] = colors.stylesheet().encode()
+        files["colors.css"] = colors.stylesheet(look.accent).encode()
+        self.logo = _LOGO + Path(look.logo).suffix.lower() if look.logo else "icon.svg"
+        if look.logo:
+            files[self.logo] = Path(look.logo).read_bytes()
         self._assets = {name: _asset(name, body) for name, body in files.items()}
 
     def url(self, name: str) -> str:
+        """The address of a file; `logo` is the company's, or ours."""
+        name = self.logo if name == _LOGO else name
         fingerprint = self._drawing.fingerprint if name == VEGA else self._assets[name].fingerprint
         return f"/static/{name}?v={fingerprint}"
 

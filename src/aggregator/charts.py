@@ -39,20 +39,24 @@ _DENSE = 150  # buckets beyond which gaps between bars would be thinner than a p
 _POINTS = 45  # buckets up to which a line shows its points
 _GAP = 0.22  # of a bucket's width between bars
 _SECONDS_FROM_MS = 10_000  # on an axis that reaches this far, milliseconds would be all zeros
+_HEAT_ROW = 26  # pixels for a row of a heat map
+_LIMIT_COLOR = "#e5484d"  # red on both cards
 _ROW = 34  # pixels for a bar with its name
 _ROOM_FOR_NUMBER = 1.15  # behind the longest bar of a total
 
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
+_RAMP = {"light": ["#eef0ff", "#a5b4fc", "#4f46e5", "#1e1b4b"], "dark": ["#23253f", "#4f46e5", "#a5b4fc", "#eef0ff"]}
+"""From little to much, for heat maps: one hue, so that only the lightness says it."""
 _INK = {"light": ("#667085", "#e7e9ee", "#c9ced8", "#101828"), "dark": ("#98a1b0", "#262a33", "#3a404c", "#f2f4f7")}
 """Text, grid, axis and title: contrast of the text against the card is 4.5 : 1 or more."""
 
 
-def series_slots(answer: UsageAnswer) -> list[int]:
-    """The colour slot of each series: by its value, so that it is the same in every view of the same dimension."""
+def series_slots(answer: UsageAnswer, metric: str = "") -> list[int]:
+    """The colour slot of each series (of one metric): by its value, so that it is the same in every view."""
     dimension = answer.query.breakdown[0] if len(answer.query.breakdown) == 1 else ""
     names = {tuple(one.key.values()): "\x1f".join(one.key.values()) for one in answer.series}
     chosen = slots((name for key, name in names.items() if OTHER not in key), dimension)
-    return [_slot(one, chosen) for one in answer.series]
+    return [_slot(one, chosen) for one in answer.series if metric in ("", one.metric)]
 
 
 def _slot(series: Series, chosen: dict[str, int]) -> int:
@@ -78,10 +82,71 @@ def is_drawable(answer: UsageAnswer) -> bool:
 def usage_chart(answer: UsageAnswer, metric: str, shape: Shape | None = None, log: bool = False) -> Spec:
     """One metric over time, by series. `log` draws lines, since parts of a bar mean nothing on such an axis."""
     series = [one for one in answer.series if one.metric == metric]
+    text = description(answer, metric)
     if answer.query.interval == "total":
-        return _frame(answer, metric) | _totals(series, metric)
+        return _frame(text) | _totals(series, metric)
+    shape = "lines" if log else shape or default_shape(metric)
+    return _over_time(answer, series, metric, _axis_title(metric, series), text, shape, log)
+
+
+def lines_chart(answer: UsageAnswer, title: str, limit: int | None = None) -> Spec:
+    """All series of the answer as lines on one axis: several metrics of one unit. A limit is a dashed line above."""
+    metric = answer.query.metrics[0]
+    names = ", ".join(metric_name(one.metric).lower() for one in answer.series)
+    text = f"{title}: {names}, {range_name(answer.query.start_us, answer.query.end_us, answer.query.zone)}."
+    spec = _over_time(answer, answer.series, metric, title + _unit_of_axis(metric, answer.series), text, "lines", False)
+    if limit is not None:
+        rule = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "aria": False, "clip": True}
+        where = {"y": {"datum": limit, "type": "quantitative"}, "color": {"value": _LIMIT_COLOR}}
+        where |= {"x": {"value": 0}, "x2": {"value": "width"}}
+        spec["layer"].append({"data": {"values": [{}]}, "mark": rule, "encoding": where})
+    return spec
+
+
+def heat_map(answer: UsageAnswer, metric: str) -> Spec:
+    """A row per series, a column per bucket: the darker (on a dark card the lighter), the more."""
+    series = [one for one in answer.series if one.metric == metric]
+    rows = [
+        {"i": i, "row": index, "value": _drawn(value, log=False)}
+        for index, one in enumerate(series)
+        for i, value in enumerate(one.values)
+        if value is not None
+    ]
+    names = _lookup(range(len(series)), map(series_name, series))
+    axis = {"labelExpr": names, "labelLimit": 240, "ticks": False, "domain": False, "title": None}
+    legend = {
+        "title": _axis_title(metric, series), "orient": "top", "gradientLength": 160, "gradientThickness": 8,
+        "labelExpr": _number(metric, _in_seconds(metric, series)), "titleOrient": "left", "offset": 4,
+        "titleFontWeight": "normal",
+    }  # fmt: skip
+    # By the square root: one slow hour among thousands must not make all others look the same.
+    color = {"field": "value", "type": "quantitative", "scale": {"type": "sqrt", "zero": True}, "legend": legend}
+    return _frame(description(answer, metric)) | {
+        "height": max(1, len(series)) * _HEAT_ROW,
+        "data": {"values": rows},
+        "params": [{"name": "cursor", "value": -1}],
+        "encoding": {"x": _time(answer, gap=0)},
+        "layer": [
+            {
+                "mark": {"type": "rect", "aria": False},
+                "encoding": {
+                    "y": {"field": "row", "type": "ordinal", "axis": axis, "scale": {"paddingInner": 0.12}},
+                    "color": color,
+                    "opacity": {"condition": {"test": "cursor < 0 || datum.i === cursor", "value": 1}, "value": 0.55},
+                },
+            }
+        ],
+    }
+
+
+def _over_time(
+    answer: UsageAnswer, series: Sequence[Series], metric: str, title: str, text: str, shape: Shape, log: bool
+) -> Spec:
     gap = 0 if len(answer.bounds) > _DENSE else _GAP
-    return _frame(answer, metric) | {
+    axis = _value_axis(metric, title, series, log)
+    y = {"field": "value", "type": "quantitative", "axis": axis, "scale": _scale(metric, log)}
+    marks = _bars(answer, series, y) if shape == "bars" else _lines(answer, series, y, log)
+    return _frame(text) | {
         "data": {"values": _rows(series, len(answer.bounds), log)},
         "params": [{"name": "cursor", "value": -1}],
         "transform": [
@@ -89,19 +154,8 @@ def usage_chart(answer: UsageAnswer, metric: str, shape: Shape | None = None, lo
             {"calculate": "toNumber(slice(datum.series, 1))", "as": "rank"},
         ],
         "encoding": {"x": _time(answer, gap)},
-        "layer": [_cursor(gap), *_marks(answer, series, "lines" if log else shape or default_shape(metric), log)],
+        "layer": [_cursor(gap), *marks],
     }
-
-
-def _marks(answer: UsageAnswer, series: Sequence[Series], shape: Shape, log: bool) -> list[Spec]:
-    metric = series[0].metric if series else answer.query.metrics[0]
-    y = {"field": "value", "type": "quantitative", "axis": _value_axis(metric, series, log)}
-    y["scale"] = _scale(metric, log)
-    if shape == "bars":
-        y["stack"] = "zero"
-    marks = _bars(answer) if shape == "bars" else _lines(answer)
-    layer = {"mark": marks["mark"], "encoding": {"y": y, "color": _color(series), **marks["encoding"]}}
-    return [layer, *([] if shape == "bars" else _lone_points(series, log, y))]
 
 
 def description(answer: UsageAnswer, metric: str) -> str:
@@ -132,7 +186,11 @@ def theme(name: Theme, series_slots: Sequence[int]) -> Spec:
         "background": CARD[name],
         "font": FONT,
         "view": {"stroke": None},
-        "range": {"category": [color(slot, name) for slot in series_slots] or [color(0, name)]},
+        "range": {
+            "category": [color(slot, name) for slot in series_slots] or [color(0, name)],
+            "ramp": _RAMP[name],
+            "heatmap": _RAMP[name],
+        },
         "axis": {
             "labelColor": text, "titleColor": text, "gridColor": grid, "domainColor": axis, "tickColor": axis,
             "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelPadding": 6,
@@ -147,35 +205,35 @@ def theme(name: Theme, series_slots: Sequence[int]) -> Spec:
     }  # fmt: skip
 
 
-def usage_image(answer: UsageAnswer, metric: str, shape: Shape | None = None, log: bool = False) -> Spec:
-    """The chart for a mail or a document: of a fixed size, with its title and legend inside."""
-    query, series = answer.query, [one for one in answer.series if one.metric == metric]
-    spec = usage_chart(answer, metric, shape, log)
-    spec |= {
+def image(spec: Spec, heading: str, subtitle: str, names: Sequence[str]) -> Spec:
+    """A chart for a mail or a document: of a fixed size, with its title and the names of its series inside."""
+    layers = [{**layer, "encoding": dict(layer["encoding"])} for layer in spec["layer"]]
+    found = spec | {
+        "layer": layers,
         "width": _IMAGE_WIDTH,
-        "height": _IMAGE_HEIGHT if query.interval != "total" else spec["height"],
         "padding": 20,
         "autosize": {"type": "pad"},
-        "title": {
-            "text": title(answer, metric),
-            "subtitle": f"{range_name(query.start_us, query.end_us, query.zone)} ({query.zone_name})",
-        },
+        "title": {"text": heading, "subtitle": subtitle},
     }
-    if query.breakdown and query.interval != "total":
-        spec["layer"][1]["encoding"]["color"]["legend"] = {
-            "title": None,
-            "orient": "bottom",
-            "columns": 4,
-            "labelLimit": 200,
-            "labelExpr": _lookup(_columns(series), map(series_name, series)),
+    if found["height"] == _HEIGHT:
+        found["height"] = _IMAGE_HEIGHT
+    if len(names) > 1 and "transform" in spec:
+        layers[1]["encoding"]["color"] = layers[1]["encoding"]["color"] | {
+            "legend": {
+                "title": None,
+                "orient": "bottom",
+                "columns": 4,
+                "labelLimit": 200,
+                "labelExpr": _lookup((f"s{index}" for index in range(len(names))), names),
+            }
         }
-    return spec
+    return found
 
 
-def _frame(answer: UsageAnswer, metric: str) -> Spec:
+def _frame(text: str) -> Spec:
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "description": description(answer, metric),
+        "description": text,
         "width": "container",
         "height": _HEIGHT,
         "autosize": {"type": "fit-x", "contains": "padding"},
@@ -208,38 +266,37 @@ def _drawn(value: Number | None, log: bool) -> float | int | None:
     return value if isinstance(value, int) else float(value)
 
 
-def _bars(answer: UsageAnswer) -> Spec:
+def _bars(answer: UsageAnswer, series: Sequence[Series], y: Spec) -> list[Spec]:
     """Stacked, the greatest at the bottom, where it is read against the axis; what may still grow is paler.
 
     As an area when the bars would be hair-thin, or rise to a total.
     """
     order = {"field": "rank", "type": "quantitative", "sort": "ascending"}
+    encoding = {"y": y | {"stack": "zero"}, "color": _color(series), "order": order}
     if answer.query.cumulative or len(answer.bounds) > _DENSE:
-        mark = {"type": "area", "interpolate": "monotone" if answer.query.cumulative else "step", "aria": False}
-        return {"mark": mark | {"fillOpacity": 0.85, "line": False}, "encoding": {"order": order}}
-    first_open = _first_open(answer)
-    opacity = {"condition": {"test": f"datum.i >= {first_open}", "value": 0.55}, "value": 1}
-    return {"mark": {"type": "bar", "aria": False}, "encoding": {"opacity": opacity, "order": order}}
+        interpolate = "monotone" if answer.query.cumulative else "step"
+        mark = {"type": "area", "interpolate": interpolate, "fillOpacity": 0.85, "line": False, "aria": False}
+        return [{"mark": mark, "encoding": encoding}]
+    test = f"datum.i >= {_first_open(answer)}"
+    opacity = {"condition": {"test": test, "value": 0.55}, "value": 1}
+    return [{"mark": {"type": "bar", "aria": False}, "encoding": encoding | {"opacity": opacity}}]
 
 
-def _lines(answer: UsageAnswer) -> Spec:
-    """A line breaks where there is no value."""
+def _lines(answer: UsageAnswer, series: Sequence[Series], y: Spec, log: bool) -> list[Spec]:
+    """A line breaks where there is no value; a value alone between two gaps makes no line, so it gets a point."""
     mark: Spec = {"type": "line", "strokeWidth": 2, "interpolate": "monotone", "aria": False}
     mark |= {"strokeCap": "round", "strokeJoin": "round"}
     if len(answer.bounds) <= _POINTS:
         mark["point"] = {"size": 22, "aria": False}
-    return {"mark": mark, "encoding": {}}
-
-
-def _lone_points(series: Sequence[Series], log: bool, y: Spec) -> list[Spec]:
-    """A value alone between two gaps makes no line, so it gets a point."""
+    encoding = {"y": y, "color": _color(series)}
     rows = [
         {"i": i, "series": f"s{index}", "value": value}
         for index, one in enumerate(series)
         for i, value in _lone([_drawn(value, log) for value in one.values])
     ]
-    mark = {"type": "point", "filled": True, "size": 22, "opacity": 1, "aria": False}
-    return [{"data": {"values": rows}, "mark": mark, "encoding": {"y": y, "color": _color(series)}}] if rows else []
+    point = {"type": "point", "filled": True, "size": 22, "opacity": 1, "aria": False}
+    lone = [{"data": {"values": rows}, "mark": point, "encoding": encoding}] if rows else []
+    return [{"mark": mark, "encoding": encoding}, *lone]
 
 
 def _lone(values: Sequence[float | None]) -> Iterator[tuple[int, float]]:
@@ -297,9 +354,8 @@ def _lookup(keys: Iterable[object], values: Iterable[object]) -> str:
     return f"({json.dumps(table)})[datum.value]"
 
 
-def _value_axis(metric: str, series: Sequence[Series], log: bool) -> Spec:
-    seconds = unit(metric) == "ms" and _greatest(series) >= _SECONDS_FROM_MS
-    axis: Spec = {"title": _axis_title(metric, seconds), "tickCount": 5, "labelExpr": _number(metric, seconds)}
+def _value_axis(metric: str, title: str, series: Sequence[Series], log: bool) -> Spec:
+    axis: Spec = {"title": title, "tickCount": 5, "labelExpr": _number(metric, _in_seconds(metric, series))}
     if log:
         axis["values"] = _powers(series)
     if unit(metric) in ("requests", "calls") and metric != "concurrency_average":
@@ -317,13 +373,17 @@ def _powers(series: Sequence[Series]) -> list[float]:
     return [step * 10.0**power for power in range(low, high + 1) for step in steps]
 
 
-def _greatest(series: Sequence[Series]) -> float:
-    return max((float(value) for one in series for value in one.values if value is not None), default=0)
+def _in_seconds(metric: str, series: Sequence[Series]) -> bool:
+    values = (float(value) for one in series for value in one.values if value is not None)
+    return unit(metric) == "ms" and max(values, default=0) >= _SECONDS_FROM_MS
 
 
-def _axis_title(metric: str, seconds: bool) -> str:
-    units = {"ms": " (s)" if seconds else " (ms)", "ratio": " (%)"}
-    return metric_name(metric) + units.get(unit(metric), "")
+def _axis_title(metric: str, series: Sequence[Series]) -> str:
+    return metric_name(metric) + _unit_of_axis(metric, series)
+
+
+def _unit_of_axis(metric: str, series: Sequence[Series]) -> str:
+    return {"ms": " (s)" if _in_seconds(metric, series) else " (ms)", "ratio": " (%)"}.get(unit(metric), "")
 
 
 def _number(metric: str, seconds: bool) -> str:
@@ -332,7 +392,7 @@ def _number(metric: str, seconds: bool) -> str:
     if kind == "ratio":
         return "format(datum.value, '.4~%')"
     if kind == "ms":
-        return "format(datum.value / 1000, ',~r')" if seconds else "format(datum.value, ',~r')"
+        return "format(datum.value / 1000, ',.3~r')" if seconds else "format(datum.value, ',.4~r')"
     short = "replace(format(datum.value, '.3~s'), 'G', 'B')"
     if kind == "bytes":
         return "abs(datum.value) >= 1000 ? format(datum.value, '.3~s') + 'B' : format(datum.value, '~r') + ' B'"
@@ -358,15 +418,14 @@ def _color(series: Sequence[Series]) -> Spec:
 
 def _totals(series: Sequence[Series], metric: str) -> Spec:
     """One bar per series, with its name before it and its number behind it."""
-    lengths = [_drawn(one.total, log=False) for one in series]
     rows = [
-        {"i": i, "series": f"s{i}", "value": length, "text": written(one.total, metric)}
-        for i, (one, length) in enumerate(zip(series, lengths, strict=True))
+        {"i": i, "series": f"s{i}", "value": _drawn(one.total, log=False), "text": written(one.total, metric)}
+        for i, one in enumerate(series)
     ]
     names = _lookup(range(len(series)), map(series_name, series))
     row = {"labelExpr": names, "labelLimit": 220, "ticks": False, "domain": False, "title": None}
-    most = max((abs(length or 0) for length in lengths), default=0)
-    x: Spec = {"field": "value", "type": "quantitative", "axis": None}
+    most = max((abs(row["value"] or 0) for row in rows), default=0)
+    x = {"field": "value", "type": "quantitative", "axis": None}
     x["scale"] = {"domainMax": most * _ROOM_FOR_NUMBER or 1, "zero": True, "nice": False}
     number = {"type": "text", "aria": False, "align": "left", "dx": 6}
     return {

@@ -21,6 +21,7 @@ _STRONG: Mapping[Theme, tuple[str, ...]] = {
 CARD: Mapping[Theme, str] = {"light": "#ffffff", "dark": "#15171c"}
 """What the charts are drawn on."""
 
+READABLE = 4.5  # contrast that WCAG AA asks of text
 HUES = 8
 SLOTS = 2 * HUES
 OTHER_SLOT = SLOTS
@@ -58,12 +59,39 @@ def color(slot: int, theme: Theme) -> str:
     return strong if slot < HUES else _mixed(strong, CARD[theme], _PALER)
 
 
-def stylesheet() -> str:
-    """The slots as CSS: `--c0`, … for both themes, and a class for each that sets `--c`."""
+def stylesheet(accent: str = "") -> str:
+    """The slots as CSS: `--c0`, … for both themes, a class for each that sets `--c`, and the accent with its ink."""
     pairs = [f"--c{slot}:light-dark({color(slot, 'light')},{color(slot, 'dark')})" for slot in range(SLOTS + 1)]
     classes = "".join(f".c{slot}{{--c:var(--c{slot})}}\n" for slot in range(SLOTS + 1))
     card = f"--card:light-dark({CARD['light']},{CARD['dark']})"
-    return f":root{{{card};{';'.join(pairs)}}}\n{classes}"
+    light, dark = (readable(accent or color(0, theme), CARD[theme]) for theme in THEMES)
+    accents = f"--accent:light-dark({light},{dark});--accent-ink:light-dark({CARD['light']},{CARD['dark']})"
+    return f":root{{{card};{accents};{';'.join(pairs)}}}\n{classes}"
+
+
+def readable(color: str, background: str) -> str:
+    """The colour, moved towards black or white until text in it can be read on the background (and the reverse)."""
+    towards = "#000000" if _luminance(background) > 0.5 else "#ffffff"
+    for step in range(20):
+        found = _mixed(color, towards, step / 20)
+        if contrast(found, background) >= READABLE:
+            return found
+    return towards
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, as WCAG counts it: 1 to 21."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: str) -> float:
+    red, green, blue = (_linear(int(color[i : i + 2], 16) / 255) for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(channel: float) -> float:
+    return channel / 12.92 if channel <= 0.04045 else float(((channel + 0.055) / 1.055) ** 2.4)
 
 
 def _digest(value: str, salt: str) -> bytes:

@@ -10,10 +10,23 @@ from datetime import datetime, timedelta, tzinfo
 from aggregator.buckets import INTERVALS, from_us
 from aggregator.dimensions import DIMENSIONS, OPERATOR_DIMENSIONS, is_dimension
 from aggregator.measures import METRICS, is_additive
-from aggregator.query import UsageQuery
+from aggregator.query import OTHER, UsageAnswer, UsageQuery
 from aggregator.tokens import Principal
-from aggregator.view import CUSTOM, KEPT, RANGES, Items, View, month
-from aggregator.wording import INTERVAL_NAMES, dimension_name, metric_name, range_name, value_name
+from aggregator.view import CUSTOM, KEPT, PICK, RANGES, Items, View, month
+from aggregator.wording import (
+    INTERVAL_NAMES,
+    dimension_name,
+    metric_name,
+    range_name,
+    series_name,
+    value_name,
+    written,
+)
+
+Names = Mapping[str, Mapping[str, str]]
+"""Dimension → value → display name."""
+
+MOST_CHOICES = 100  # of a picker: a longer list is searched, not read
 
 _SECONDS: Mapping[str, int] = {
     "minute": 60, "hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400, "year": 365 * 86_400,
@@ -49,6 +62,36 @@ class Filtered:
 
     label: str
     href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    label: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A value that calls in the view have, how many they are, and whether it is filtered by."""
+
+    value: str
+    label: str
+    requests: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Picker:
+    """The form of one filter; `kept` are values that are chosen and do not match the search."""
+
+    dimension: str
+    label: str
+    search: str
+    negated: bool
+    choices: list[Choice]
+    left_out: int
+    carried: Items
+    kept: Items
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +209,21 @@ def metrics(chosen: str, quantities: Iterable[str]) -> list[Group]:
     ]
 
 
-def breakdowns(chosen: str, principal: Principal, scope: str) -> list[Option]:
+def dimensions(principal: Principal, scope: str) -> list[str]:
     """What the principal may tell calls apart by; of one's own account not by user or group."""
     wide = principal.is_operator or scope == "workspace"
     names = [name for name in DIMENSIONS if wide or name not in _WORKSPACE_ONLY]
-    names += OPERATOR_DIMENSIONS if principal.is_operator else ()
+    return [*(OPERATOR_DIMENSIONS if principal.is_operator else ()), *names]
+
+
+def breakdowns(chosen: str, principal: Principal, scope: str) -> list[Option]:
+    names = dimensions(principal, scope)
     if chosen and chosen not in names:
         names.append(chosen)
     return [Option("", "None", not chosen), *(Option(name, dimension_name(name), name == chosen) for name in names)]
 
 
-def filters(view: View, principal: Principal) -> list[Filtered]:
+def filters(view: View, principal: Principal, names: Names | None = None) -> list[Filtered]:
     """The filters that are set, each value by itself."""
     found = []
     for name, value in view.items:
@@ -184,9 +231,46 @@ def filters(view: View, principal: Principal) -> list[Filtered]:
         if is_dimension(dimension, principal.is_operator):
             rest = [other for other in view.values(name) if other != value]
             sign = "is not" if name.startswith("not.") else "is"
-            label = f"{dimension_name(dimension)} {sign} {value_name(value)}"
-            found.append(Filtered(label, view.href({name: rest or None})))
+            shown = (names or {}).get(dimension, {}).get(value) or value_name(value, dimension)
+            label = f"{dimension_name(dimension)} {sign} {shown}"
+            found.append(Filtered(label, view.href({name: rest or None, "cursor": None})))
     return found
+
+
+def pickable(view: View, principal: Principal, scope: str) -> list[Link]:
+    """What one may filter by, each with the address that opens its values."""
+    return [
+        Link(dimension_name(name), view.href({"pick": name, "find": None})) for name in dimensions(principal, scope)
+    ]
+
+
+def picker(view: View, dimension: str, answer: UsageAnswer, search: str) -> Picker:
+    """The values of a dimension in the view without its own filter: the most credits first, those that match."""
+    chosen, unwanted = view.values(dimension), view.values(f"not.{dimension}")
+    requests = {one.key[dimension]: one for one in answer.series if one.metric == "requests"}
+    values = [value for value in requests if value != OTHER]
+    values += [value for value in (*chosen, *unwanted) if value not in requests]
+    choices = [
+        Choice(
+            value,
+            series_name(requests[value]) if value in requests else value_name(value, dimension),
+            written(requests[value].total if value in requests else 0, "requests"),
+            value in chosen or value in unwanted,
+        )
+        for value in values
+    ]
+    matching = [one for one in choices if search.casefold() in f"{one.label}\n{one.value}".casefold()]
+    own = (dimension, f"not.{dimension}", "pick", "find", "cursor")
+    return Picker(
+        dimension=dimension,
+        label=dimension_name(dimension),
+        search=search,
+        negated=bool(unwanted) and not chosen,
+        choices=matching[:MOST_CHOICES],
+        left_out=max(0, len(matching) - MOST_CHOICES) + (OTHER in requests),
+        carried=tuple(item for item in view.items if item[0] not in own),
+        kept=tuple((f"{PICK}value", one.value) for one in choices if one.chosen and one not in matching),
+    )
 
 
 def carried(view: View, controls: Iterable[str]) -> Items:

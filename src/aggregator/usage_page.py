@@ -1,111 +1,125 @@
-"""The Usage page as data: what its template shows of a view and its answer. Pure.
-
-The two tables hold the chart's own numbers: the first a row per series, the second a row per bucket. The script of
-the page takes names, numbers and links from them, so nothing is said twice and nothing can differ.
-"""
+"""The Usage page as data: what its template shows of a view and its answers. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
 
 from aggregator import charts
-from aggregator.buckets import from_us
-from aggregator.colors import THEMES
-from aggregator.measures import Number, is_additive, unit
-from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery
+from aggregator.buckets import HOUR_US, Interval, floor_us
+from aggregator.figure import Cell, Entry, cell, narrowed
+from aggregator.measures import Number, is_additive
+from aggregator.query import Series, UsageAnswer, UsageQuery
 from aggregator.view import View
-from aggregator.wording import (
-    bucket_end_us,
-    bucket_name,
-    counted,
-    dimension_name,
-    is_counted,
-    metric_name,
-    percent,
-    range_name,
-    series_name,
-    share,
-    value_name,
-    written,
-)
+from aggregator.wording import change, dimension_name, metric_name, percent, series_name, share
 
-_FINER = {"year": "month", "month": "day", "week": "day", "day": "hour", "hour": "minute"}
 _SPARKS = 48  # points of a sparkline: what its width can show
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A number as text; `exact` where the text is shorter than the number."""
-
-    text: str
-    exact: str = ""
+PASTS: dict[str, tuple[str, int, Interval]] = {
+    "hour": ("Past hour", HOUR_US, "minute"),
+    "day": ("Past day", 24 * HOUR_US, "hour"),
+    "month": ("Past month", 30 * 24 * HOUR_US, "day"),
+    "year": ("Past year", 365 * 24 * HOUR_US, "month"),
+}
+"""Of the API requests' own panel: what it reaches back, and the granularity that fits."""
+CONCURRENCY_SLOTS = (4, 0)
+"""Peak and average."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesRow:
-    """One series: its colour's slot, its names (one per breakdown), a link that narrows the view to it."""
+    """One series in the table of all: its share of the whole, its course, and how it changed."""
 
-    slot: int
-    label: str
-    names: list[str]
-    href: str
+    entry: Entry
     total: Cell
     share: float | None
     share_text: str
     spark: str
+    change: str
 
 
 @dataclass(frozen=True, slots=True)
-class BucketRow:
-    """One bucket: its name, a link that looks closer, a number per series."""
+class Heading:
+    """A column that sorts: `order` is `ascending`, `descending` or empty."""
 
-    name: str
+    label: str
     href: str
-    cells: list[Cell]
+    order: str
+    numeric: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """A metric with its chart and its tables."""
-
-    metric: str
-    name: str
+class SeriesTable:
     title: str
-    total: Cell
-    caption: str
-    chart: charts.Spec
-    themes: dict[str, charts.Spec]
-    description: str
-    too_fine: str
-    image: str
-    series: list[SeriesRow]
-    buckets: list[BucketRow]
+    headings: list[Heading]
+    rows: list[SeriesRow]
     has_shares: bool
+    has_course: bool
 
 
-def panel(view: View, answer: UsageAnswer, totals: UsageAnswer, metric: str) -> Panel:
-    """`totals` is the answer without a breakdown: a user in two groups counts in both series, and once in it."""
+def series_table(
+    view: View, answer: UsageAnswer, metric: str, whole: Number | None, before: UsageAnswer | None
+) -> SeriesTable:
+    """A row per series, sorted as the address says, else the greatest first. `whole` counts nothing twice."""
     query = answer.query
     series = [one for one in answer.series if one.metric == metric]
-    slots = [slot for slot, one in zip(charts.series_slots(answer), answer.series, strict=True) if one.metric == metric]
-    total = next((one.total for one in totals.series if one.metric == metric), None)
-    shape = charts.shape_of(view.value("chart"), metric)
-    drawable = charts.is_drawable(answer)
-    return Panel(
-        metric=metric,
-        name=metric_name(metric),
-        title=charts.title(answer, metric),
-        total=cell(total, metric),
-        caption=_caption(metric, query),
-        chart=charts.usage_chart(answer, metric, shape, view.value("scale") == "log") if drawable else {},
-        themes={name: charts.theme(name, slots) for name in THEMES},
-        description=charts.description(answer, metric),
-        too_fine="" if drawable else _too_fine(answer),
-        image=view.href({"metric": metric}, path="/usage/chart.svg"),
-        series=[_series_row(view, query, one, slot, total) for one, slot in zip(series, slots, strict=True)],
-        buckets=_bucket_rows(view, answer, series) if drawable else [],
-        has_shares=is_additive(metric) and bool(query.breakdown),
+    old = {tuple(one.key.values()): one.total for one in before.series if one.metric == metric} if before else {}
+    pairs = list(zip(series, charts.series_slots(answer, metric), strict=True))
+    name, descending = sorting(view, "total")
+    keys = {
+        "name": lambda one: series_name(one).casefold(),
+        "total": lambda one: float(one.total or 0),
+        "change": lambda one: _growth(one.total, old.get(tuple(one.key.values()))),
+    }
+    if view.value("sort") and name in keys:
+        pairs.sort(key=lambda pair: keys[name](pair[0]), reverse=descending)
+    title = " and ".join(map(dimension_name, query.breakdown))
+    return SeriesTable(
+        title=title,
+        headings=[
+            heading(view, "name", title or "Series", "total", numeric=False),
+            heading(view, "total", metric_name(metric), "total"),
+            heading(view, "change", "Change", "total"),
+        ],
+        rows=[_series_row(view, one, slot, whole, old.get(tuple(one.key.values()))) for one, slot in pairs],
+        has_shares=is_additive(metric),
+        has_course=query.interval != "total",
     )
+
+
+def _growth(now: Number | None, before: Number | None) -> float:
+    return float(now or 0) / float(before) if before else -1.0
+
+
+def _series_row(view: View, one: Series, slot: int, whole: Number | None, before: Number | None) -> SeriesRow:
+    part = share(one.total, whole) if is_additive(one.metric) else None
+    return SeriesRow(
+        entry=Entry(slot, series_name(one), narrowed(view, one)),
+        total=cell(one.total, one.metric),
+        share=part,
+        share_text=percent(part),
+        spark=charts.sparkline(one.values, _SPARKS),
+        change=change(one.total, before),
+    )
+
+
+def sorting(view: View, default: str) -> tuple[str, bool]:
+    """By which column, and whether from the greatest down: `sort=total` rises, `sort=-total` falls."""
+    text = view.value("sort", f"-{default}")
+    return text.removeprefix("-"), text.startswith("-")
+
+
+def heading(view: View, name: str, label: str, default: str, *, numeric: bool = True) -> Heading:
+    """A column's head: a click sorts by it, numbers from the greatest down first, and another turns it round."""
+    current, descending = sorting(view, default)
+    order = ("descending" if descending else "ascending") if current == name else ""
+    falls = not descending if current == name else numeric
+    return Heading(label, view.href({"sort": f"{'-' if falls else ''}{name}"}), order, numeric)
+
+
+def before(query: UsageQuery) -> UsageQuery | None:
+    """The same span right before, as a whole; None where that would begin before 1970."""
+    span = query.end_us - query.start_us
+    if query.start_us < span:
+        return None
+    return replace(query, start_us=query.start_us - span, end_us=query.start_us, interval="total", cumulative=False)
 
 
 def is_empty(answer: UsageAnswer) -> bool:
@@ -113,76 +127,26 @@ def is_empty(answer: UsageAnswer) -> bool:
     return not any(value for one in answer.series for value in one.values)
 
 
-def _caption(metric: str, query: UsageQuery) -> str:
-    """What the great number is of: its unit, where it has none behind it, and the range."""
-    when = range_name(query.start_us, query.end_us, query.zone)
-    return f"{unit(metric).replace('_', ' ')}, {when}" if is_counted(metric) else when
+def past(view: View) -> str:
+    """What the API requests' panel reaches back."""
+    return view.value("past") if view.value("past") in PASTS else "day"
 
 
-def _too_fine(answer: UsageAnswer) -> str:
-    lines = f" of {counted(len(answer.series))} series" if len(answer.series) > 1 else ""
-    return (
-        f"{counted(len(answer.bounds))} buckets{lines} are too many to draw: choose a coarser interval or a shorter "
-        "range. The CSV has them all."
+def requests_query(query: UsageQuery, past: str, now_us: int) -> UsageQuery:
+    """Requests and concurrency of the past hour, day, month or year, of the same calls otherwise."""
+    _, back, interval = PASTS[past]
+    return replace(
+        query,
+        start_us=max(0, floor_us(now_us - back, interval, query.zone)),
+        end_us=now_us,
+        interval=interval,
+        metrics=("requests", "concurrency", "concurrency_average"),
+        breakdown=(),
+        cumulative=False,
     )
 
 
-def _series_row(view: View, query: UsageQuery, one: Series, slot: int, whole: Number | None) -> SeriesRow:
-    part = share(one.total, whole) if is_additive(one.metric) else None
-    return SeriesRow(
-        slot=slot,
-        label=series_name(one),
-        names=[value_name(value) for value in one.key.values()],
-        href=_narrowed(view, one),
-        total=cell(one.total, one.metric),
-        share=part,
-        share_text=percent(part),
-        spark=charts.sparkline(one.values, _SPARKS),
-    )
-
-
-def _narrowed(view: View, one: Series) -> str:
-    """To the calls of this series alone; what lies beyond the top list is no value that one could ask for."""
-    if not one.key or OTHER in one.key.values():
-        return ""
-    changes: dict[str, str | Sequence[str] | None] = dict(one.key)
-    changes["breakdown"] = [name for name in view.values("breakdown") if name not in one.key] or None
-    return view.href(changes)
-
-
-def _bucket_rows(view: View, answer: UsageAnswer, series: Sequence[Series]) -> list[BucketRow]:
-    query = answer.query
-    return [
-        BucketRow(
-            name=bucket_name(bound, query.interval, query.zone),
-            href=_closer(view, query, bound),
-            cells=[cell(one.values[index], one.metric) for one in series],
-        )
-        for index, bound in enumerate(answer.bounds)
-    ]
-
-
-def _closer(view: View, query: UsageQuery, bound: int) -> str:
-    """The bucket by itself, in buckets one step finer."""
-    finer = _FINER.get(query.interval)
-    if not finer:
-        return ""
-    end_us = bucket_end_us(bound, query.interval, query.zone)
-    start, end = from_us(bound, query.zone).isoformat(), from_us(end_us, query.zone).isoformat()
-    return view.href({"start": start, "end": end, "last": None, "interval": finer})
-
-
-def cell(value: Number | None, metric: str) -> Cell:
-    text, exact = written(value, metric), exactly(value)
-    return Cell(text, "" if text.replace(",", "") == exact else exact)
-
-
-def exactly(value: Number | None) -> str:
-    """As the API prints it."""
-    if value is None:
-        return ""
-    return f"{value:f}" if isinstance(value, Decimal) else repr(value)
-
-
-def breakdown_name(query: UsageQuery) -> str:
-    return " and ".join(dimension_name(name) for name in query.breakdown)
+def only(answer: UsageAnswer, metrics: Sequence[str]) -> UsageAnswer:
+    """The part of an answer that is about these metrics, as if only they had been asked for."""
+    series = [one for one in answer.series if one.metric in metrics]
+    return replace(answer, query=replace(answer.query, metrics=tuple(metrics)), series=series)

@@ -12,8 +12,12 @@ from urllib.parse import urlencode
 
 Items = tuple[tuple[str, str], ...]
 
-SHOWN_ONLY = ("chart", "scale", "sort", "theme")
+SHOWN_ONLY = ("chart", "scale", "sort", "theme", "compact", "past", "panel", "pick", "find")
 """Parameters of the page that are not the API's: they change how numbers are shown, never which."""
+USAGE_ONLY = ("metric", "interval", "breakdown", "cumulative", "top", "layout")
+LOG_ONLY = ("q", "min_latency", "limit", "cursor", "order")
+RANGE_ONLY = ("start", "end", "last")
+_OF_ONE_PAGE = {*USAGE_ONLY, *LOG_ONLY, *SHOWN_ONLY} - {"compact"}
 
 RANGES = {
     "1h": "Last hour",
@@ -30,6 +34,9 @@ CUSTOM, KEPT = "custom", "kept"
 
 A form sends those, and the chart that a page showed by itself, under their names behind `kept_`.
 """
+
+PICK = "pick_"
+"""Before the names that the filter's form sends: for which dimension, `is` or `not`, and the values."""
 
 _NOT_CHOSEN = ("breakdown", "start", "end", "last", "metric", "interval", "tz", "q", "min_latency", "cursor")
 """Controls whose empty value means that nothing is chosen. An empty filter means the calls that have no value."""
@@ -53,6 +60,10 @@ class View:
         """What the API is asked: without what only the page knows."""
         return tuple(item for item in self.items if item[0] not in SHOWN_ONLY)
 
+    def asked(self, *without: str) -> Items:
+        """The question without some parameters: another page's, or those that the asker sets itself."""
+        return tuple(item for item in self.question if item[0] not in without)
+
     def changed(self, changes: Mapping[str, str | Sequence[str] | None]) -> "View":
         """With these parameters instead; None takes one away. Those that stay keep their place."""
         kept = tuple(item for item in self.items if item[0] not in changes)
@@ -64,19 +75,29 @@ class View:
         return View(self.path, tuple((key, value if key == name else old) for key, old in self.items))
 
     def href(self, changes: Mapping[str, str | Sequence[str] | None] | None = None, path: str | None = None) -> str:
-        return _address(path or self.path, self.changed(changes or {}).items)
+        return address(path or self.path, self.changed(changes or {}).items)
 
-    def answer_href(self, path: str) -> str:
+    def answer_href(self, path: str, *without: str) -> str:
         """The same question at the API."""
-        return _address(path, self.question)
+        return address(path, self.asked(*without))
+
+    def elsewhere(self, path: str) -> str:
+        """Another page for the same calls: the range, whose they are, and the filters come along."""
+        return address(path, tuple(item for item in self.items if item[0] not in _OF_ONE_PAGE))
 
 
 def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:
     """A form's parameters as an address; None when they are one already."""
     given = tuple(items)
-    choice = next((value for name, value in given if name == "range"), None)
-    if choice is None:
-        return None
+    names = {name for name, _ in given}
+    if "range" in names:
+        return _chosen(given, today)
+    return _picked(given) if f"{PICK}for" in names else None
+
+
+def _chosen(given: Items, today: date) -> Items:
+    """What the toolbar sends."""
+    choice = next(value for name, value in given if name == "range")
     kept = {name.removeprefix("kept_"): value for name, value in given if name.startswith("kept_")}
     drop = {"range", "last", *(name for name, _ in given if name.startswith("kept_"))}
     if choice != CUSTOM:
@@ -87,6 +108,16 @@ def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:
         if name not in drop and (value or name not in _NOT_CHOSEN) and (name, value) != ("chart", kept.get("chart"))
     )
     return _range(choice, kept, today) + rest
+
+
+def _picked(given: Items) -> Items:
+    """What the form of a filter sends: its values instead of those that its dimension had."""
+    dimension = next(value for name, value in given if name == f"{PICK}for")
+    sign = next((value for name, value in given if name == f"{PICK}sign"), "is")
+    values = [value for name, value in given if name == f"{PICK}value"]
+    old = {dimension, f"not.{dimension}", "pick", "find", "cursor"}
+    rest = tuple(item for item in given if item[0] not in old and not item[0].startswith(PICK))
+    return rest + tuple((dimension if sign == "is" else f"not.{dimension}", value) for value in dict.fromkeys(values))
 
 
 def _range(choice: str, kept: Mapping[str, str], today: date) -> Items:
@@ -112,5 +143,5 @@ def _several(values: str | Sequence[str] | None) -> Sequence[str]:
     return () if values is None else (values,) if isinstance(values, str) else values
 
 
-def _address(path: str, items: Items) -> str:
+def address(path: str, items: Items) -> str:
     return f"{path}?{urlencode(items)}" if items else path

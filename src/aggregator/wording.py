@@ -32,6 +32,17 @@ METRIC_NAMES = {
     "response_bytes": "Data sent",
 }
 DIMENSION_NAMES = {"api_key": "API key", "kind": "Kind", "source": "Source"}
+VALUE_NAMES = {
+    "outcome": {
+        "ok": "Success",
+        "client_error": "Client error",
+        "server_error": "Server error",
+        "exception": "Exception",
+        "disconnected": "Disconnected",
+    },
+    "kind": {"request": "API request", "webhook": "Webhook"},
+}
+"""Of dimensions whose values everybody knows."""
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 LONG_MONTHS = (
@@ -61,15 +72,15 @@ def _sentence(identifier: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def value_name(value: str) -> str:
+def value_name(value: str, dimension: str = "") -> str:
     """A dimension's value; all that is beyond the top list, and the calls that have none, by a name of their own."""
-    return "Other" if value == OTHER else value or "(none)"
+    return "Other" if value == OTHER else VALUE_NAMES.get(dimension, {}).get(value) or value or "(none)"
 
 
 def series_name(series: Series) -> str:
     if OTHER in series.key.values():
         return "Other"
-    shown = [series.names.get(dimension) or value_name(value) for dimension, value in series.key.items()]
+    shown = [series.names.get(dimension) or value_name(value, dimension) for dimension, value in series.key.items()]
     return " · ".join(shown) if shown else "All"
 
 
@@ -94,7 +105,7 @@ def written(value: Number | None, metric: str) -> str:
 
 def counted(value: Number) -> str:
     """Thousands apart; whole from a thousand on, else with two decimals where it has them."""
-    return _decimals(value, 0 if abs(float(value)) >= 1000 else 2)
+    return _decimals(value, 0 if abs(value) >= 1000 else 2)
 
 
 def share(part: Number | None, whole: Number | None) -> float | None:
@@ -109,6 +120,18 @@ def percent(fraction: float | None) -> str:
     if fraction is None:
         return NOTHING
     return "< 1 %" if 0 < fraction < 0.005 else f"{fraction * 100:.0f} %"
+
+
+def change(now: Number | None, before: Number | None) -> str:
+    """From the span before to this one: `+4.2 %`, `−12 %`, `× 3.1`; empty where there was nothing to compare with."""
+    if now is None or not before or float(before) < 0:
+        return ""
+    ratio = float(now) / float(before)
+    if ratio >= 2:
+        return f"× {_decimals(ratio, 1)}"
+    percents = (ratio - 1) * 100
+    text = _decimals(abs(percents), 1 if abs(percents) < 10 else 0)
+    return "± 0 %" if text == "0" else f"{'+' if percents > 0 else '−'}{text} %"
 
 
 def _percent(fraction: float) -> str:

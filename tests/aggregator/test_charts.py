@@ -1,6 +1,7 @@
 """Charts: the numbers of the answer in a specification, and no name of a caller's where it could mean something."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,12 +12,14 @@ from aggregator.charts import (
     MAX_DRAWN,
     Spec,
     description,
+    heat_map,
+    image,
     is_drawable,
+    lines_chart,
     series_slots,
     sparkline,
     theme,
     usage_chart,
-    usage_image,
 )
 from aggregator.colors import OTHER_SLOT, color
 from aggregator.query import OTHER
@@ -118,13 +121,14 @@ def test_a_bucket_that_may_still_grow_is_paler() -> None:
 
 
 def test_a_name_of_a_callers_is_never_a_field_or_part_of_an_expression_unless_quoted() -> None:
-    hostile = answer({HOSTILE: [1, 2]})
+    hostile = answer({HOSTILE: [1, 2], "de": [0, 0]})
 
     shown = json.dumps({k: v for k, v in usage_chart(hostile, "credits").items() if k != "description"})
-    label = usage_image(hostile, "credits")["layer"][1]["encoding"]["color"]["legend"]["labelExpr"]
+    drawn = image(usage_chart(hostile, "credits"), "Credits", "", [HOSTILE, "de"])
+    label = drawn["layer"][1]["encoding"]["color"]["legend"]["labelExpr"]
 
     assert "alert" not in shown
-    assert label == f"({json.dumps({'s0': HOSTILE})})[datum.value]"
+    assert label == f"({json.dumps({'s0': HOSTILE, 's1': 'de'})})[datum.value]"
 
 
 def test_a_series_keeps_its_colour_when_its_place_changes() -> None:
@@ -173,3 +177,35 @@ def test_a_sparkline_goes_from_zero_at_the_bottom_to_the_greatest_at_the_top(
 
 def test_a_sparkline_of_many_values_is_of_the_means_of_a_few() -> None:
     assert sparkline([0, 2, 4, 4], 2) == "M0 17.5L100 1"
+
+
+def test_several_metrics_of_one_unit_share_an_axis_and_a_limit_lies_across_it() -> None:
+    peak, average = answer([4, 7], metric="concurrency"), answer([0.5, 1.25], metric="concurrency_average")
+    both = replace(peak, series=[*peak.series, *average.series])
+
+    spec = lines_chart(both, "Concurrent requests", limit=10)
+
+    assert rows(spec) == [{"i": 0, "s0": 4, "s1": 0.5}, {"i": 1, "s0": 7, "s1": 1.25}]
+    assert spec["layer"][-1]["mark"]["type"] == "rule"
+    assert spec["layer"][-1]["encoding"]["y"] == {"datum": 10, "type": "quantitative"}
+    assert "rule" not in marks(lines_chart(both, "Concurrent requests"))
+
+
+def test_a_heat_map_has_a_place_for_every_value_and_none_where_there_is_nothing() -> None:
+    spec = heat_map(answer({"a": [120.0, None], "b": [10.0, 20.0]}, metric="latency_p95"), "latency_p95")
+
+    assert rows(spec) == [
+        {"i": 0, "row": 0, "value": 120.0},
+        {"i": 0, "row": 1, "value": 10.0},
+        {"i": 1, "row": 1, "value": 20.0},
+    ]
+
+
+def test_an_image_has_its_title_and_a_size_of_its_own() -> None:
+    chart = usage_chart(answer({"a": [1], "b": [2]}), "credits")
+
+    found = image(chart, "Credits per day", "2 Mar 2026", ["a", "b"])
+
+    assert found["title"] == {"text": "Credits per day", "subtitle": "2 Mar 2026"}
+    assert isinstance(found["width"], int)
+    assert chart["layer"][1]["encoding"]["color"]["legend"] is None  # the page's own chart is as it was

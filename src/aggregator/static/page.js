@@ -23,20 +23,28 @@ async function draw() {
 }
 
 function chartOf(plot) {
-  const { spec, themes, by } = JSON.parse(plot.querySelector('script[type="application/json"]').textContent);
-  const chart = { plot, spec, themes, by, cursor: -1, target: plot.querySelector(".chart") ?? child(plot, "div", "chart") };
+  const { spec, themes } = JSON.parse(plot.querySelector('script[type="application/json"]').textContent);
+  const { chart: id, by } = plot.dataset;
+  const chart = { plot, spec, themes, by, cursor: -1, table: document.getElementById(`table-${id}`) };
+  chart.target = plot.querySelector(".chart") ?? child(plot, "div", "chart");
   chart.tip = plot.querySelector(".tip") ?? child(plot, "div", "tip");
   chart.tip.hidden = true;
   chart.tip.setAttribute("role", "status");
-  plot.addEventListener("keydown", (event) => onKey(chart, event));
-  plot.addEventListener("blur", () => point(chart, -1));
-  plot.addEventListener("pointerleave", () => point(chart, -1));
+  if (!plot.dataset.heard) {
+    plot.dataset.heard = "";
+    plot.addEventListener("keydown", (event) => onKey(current(plot), event));
+    plot.addEventListener("blur", () => point(current(plot), -1));
+    plot.addEventListener("pointerleave", () => point(current(plot), -1));
+  }
   return chart;
 }
 
+// A plot stays when its chart is drawn anew for another theme.
+const current = (plot) => drawn.find((chart) => chart.plot === plot);
+
 async function show(chart) {
   const embed = await library();
-  if (!chart.plot.isConnected) return;
+  if (!chart.plot.isConnected || current(chart.plot) !== chart) return;
   // `ast`: expressions are interpreted, not compiled, so the page needs no right to evaluate text as code.
   chart.embed = await embed(chart.target, chart.spec, {
     ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chart.themes[theme()], tooltip: false,
@@ -51,23 +59,10 @@ async function show(chart) {
 
 // ---- What is under the pointer, or under the arrow keys -------------------------------------------------------------
 
-function rowsOf(chart) {
-  const card = chart.plot.closest(".card");
-  const table = chart.by === "total" ? following(card, "table.series") : following(card, "table.buckets");
-  return table;
-}
-
-function following(card, selector) {
-  for (let next = card.nextElementSibling; next; next = next.nextElementSibling) {
-    const found = next.querySelector(selector);
-    if (found) return found;
-    if (next.classList.contains("panel")) return null;
-  }
-  return null;
-}
+const rowsOf = (chart) => chart.table?.tBodies[0].rows ?? [];
 
 function point(chart, index, event) {
-  if (!chart.embed) return;
+  if (!chart?.embed) return;
   if (index !== chart.cursor) {
     chart.cursor = index;
     chart.embed.view.signal("cursor", index).runAsync();
@@ -78,7 +73,7 @@ function point(chart, index, event) {
 }
 
 function linkOf(chart, index) {
-  return rowsOf(chart)?.tBodies[0].rows[index]?.querySelector("a")?.href;
+  return rowsOf(chart)[index]?.querySelector("a")?.href;
 }
 
 function follow(chart, index) {
@@ -89,14 +84,13 @@ function follow(chart, index) {
 const MOST_LINES = 12;
 
 function fill(chart, index) {
-  const table = rowsOf(chart);
-  const row = table?.tBodies[0].rows[index];
+  const row = rowsOf(chart)[index];
   chart.tip.replaceChildren();
   chart.tip.hidden = !row || chart.by === "total";
   if (chart.tip.hidden) return;
   child(chart.tip, "b", "", row.cells[0].textContent);
   const list = child(chart.tip, "dl", "");
-  const lines = [...row.cells].slice(1).map((cell, i) => ({ head: table.tHead.rows[0].cells[i + 1], text: cell.textContent }));
+  const lines = [...row.cells].slice(1).map((cell, i) => ({ head: chart.table.tHead.rows[0].cells[i + 1], text: cell.textContent }));
   const shown = lines.length > 1 ? lines.filter(({ text }) => text !== "0" && text !== "–") : lines;
   for (const { head, text } of shown.slice(0, MOST_LINES)) {
     child(list, "i", head.querySelector(".swatch")?.className ?? "");
@@ -115,9 +109,8 @@ function place(chart, event) {
     x = event.clientX - box.left;
     y = event.clientY - box.top;
   } else {
-    const bars = chart.target.querySelectorAll(".mark-rect path, .mark-line path, .mark-area path");
-    const bar = bars[chart.cursor]?.getBoundingClientRect();
-    x = bar ? bar.left + bar.width / 2 - box.left : box.width / 2;
+    const plotted = chart.target.querySelector(".background")?.getBoundingClientRect() ?? box;
+    x = plotted.left - box.left + (plotted.width * (chart.cursor + 0.5)) / rowsOf(chart).length;
     y = 30;
   }
   const right = x + 18 + chart.tip.offsetWidth > box.width;
@@ -126,7 +119,7 @@ function place(chart, event) {
 }
 
 function onKey(chart, event) {
-  const count = rowsOf(chart)?.tBodies[0].rows.length ?? 0;
+  const count = rowsOf(chart).length;
   const to = { ArrowLeft: chart.cursor - 1, ArrowRight: chart.cursor + 1, Home: 0, End: count - 1 }[event.key];
   if (event.key === "Enter" && chart.cursor >= 0) follow(chart, chart.cursor);
   else if (event.key === "Escape") point(chart, -1);
@@ -180,28 +173,96 @@ function controlPath(element) {
   return () => document.querySelector(`[name="${CSS.escape(name)}"]${suffix}`);
 }
 
-function submit(form) {
-  const parameters = new URLSearchParams(new FormData(form));
-  go(`${form.action.split("?")[0]}?${parameters}`);
+function addressOf(form) {
+  return `${form.action.split("?")[0]}?${new URLSearchParams(new FormData(form))}`;
 }
 
 document.addEventListener("change", ({ target }) => {
-  if (!target.form || target.form.id !== "controls") return;
+  if (target.form?.id !== "controls" || target.dataset.tail !== undefined) return;
   if (target.name === "range" && target.value === "custom") return; // the two dates come next
-  submit(target.form);
+  go(addressOf(target.form));
 });
 document.addEventListener("submit", (event) => {
-  if (event.target.id !== "controls") return;
+  const form = event.target;
   event.preventDefault();
-  submit(event.target);
+  if (form.matches(".picker .search")) pick(addressOf(form));
+  else go(addressOf(form));
 });
 document.addEventListener("click", (event) => {
-  const link = event.target.closest?.("a[data-view]");
+  const link = event.target.closest?.("a[data-view], a[data-pick]");
   if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  // A link may lead to another page, which then loads as pages do.
+  if (new URL(link.href).pathname !== location.pathname && !(location.pathname === "/" && link.pathname === "/usage")) return;
   event.preventDefault();
-  go(link.href);
+  if (link.dataset.pick !== undefined) pick(link.href);
+  else go(link.href);
 });
 addEventListener("popstate", () => go(location.href, { push: false }));
+
+// ---- Filters --------------------------------------------------------------------------------------------------------
+
+let picking = 0; // only the newest question may answer
+
+// The values of a filter, without the rest of the page: `/picker/usage` is the picker of `/usage`.
+async function pick(address) {
+  const mine = ++picking;
+  const url = new URL(address, location.href);
+  url.pathname = `/picker${url.pathname === "/" ? "/usage" : url.pathname}`;
+  const response = await fetch(url);
+  if (!response.ok) return go(address);
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".picker");
+  if (mine !== picking) return;
+  const place = document.querySelector(".picked");
+  const typed = document.activeElement?.name === "find" ? document.activeElement.value : null;
+  place.replaceChildren(document.adoptNode(fresh));
+  const search = place.querySelector("[name=find]");
+  if (typed !== null) search.value = typed;
+  search.focus();
+  for (const link of document.querySelectorAll("a[data-pick]")) {
+    const chosen = new URL(link.href).searchParams.get("pick") === fresh.dataset.for;
+    chosen ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+  }
+}
+
+let typing;
+document.addEventListener("input", ({ target }) => {
+  if (!target.matches(".picker [name=find]")) return;
+  clearTimeout(typing);
+  typing = setTimeout(() => pick(addressOf(target.form)), 150);
+});
+document.addEventListener("pointerdown", ({ target }) => {
+  const open = document.querySelector(".adder[open]");
+  if (open && !open.contains(target)) open.open = false;
+});
+document.addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && document.querySelector(".adder[open]");
+  if (!open) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
+
+// ---- The live tail of the log: the server says that calls came, and the table is asked for anew ------------------------
+
+let tail = null;
+
+document.addEventListener("change", ({ target }) => {
+  if (target.dataset.tail === undefined) return;
+  tail?.close();
+  tail = target.checked ? new EventSource(target.dataset.tail) : null;
+  let waiting = null;
+  if (tail) tail.onmessage = () => (waiting ??= setTimeout(() => { waiting = null; refresh(); }, 400));
+});
+
+async function refresh() {
+  const response = await fetch(location.href);
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".calls tbody");
+  const shown = document.querySelector(".calls tbody");
+  if (!tail || !fresh) return;
+  if (!shown) return go(location.href, { push: false });
+  const known = new Set([...shown.rows].map((row) => row.id));
+  for (const row of fresh.rows) if (!known.has(row.id)) row.classList.add("new");
+  shown.replaceWith(document.adoptNode(fresh));
+}
 
 // ---- Theme, zones, and the beginning --------------------------------------------------------------------------------
 
@@ -224,6 +285,10 @@ function offerZones() {
 
 function begin() {
   offerZones();
+  for (const one of document.querySelectorAll(".live")) one.hidden = false;
+  const tailing = document.querySelector("[data-tail]");
+  if (!tailing) { tail?.close(); tail = null; }
+  else if (tail) { tailing.checked = true; tailing.dispatchEvent(new Event("change", { bubbles: true })); }
   draw();
 }
 
