@@ -418,14 +418,15 @@ def _color(series: Sequence[Series]) -> Spec:
 
 def _totals(series: Sequence[Series], metric: str) -> Spec:
     """One bar per series, with its name before it and its number behind it."""
+    lengths = [_drawn(one.total, log=False) for one in series]
     rows = [
-        {"i": i, "series": f"s{i}", "value": _drawn(one.total, log=False), "text": written(one.total, metric)}
-        for i, one in enumerate(series)
+        {"i": i, "series": f"s{i}", "value": length, "text": written(one.total, metric)}
+        for i, (one, length) in enumerate(zip(series, lengths, strict=True))
     ]
     names = _lookup(range(len(series)), map(series_name, series))
     row = {"labelExpr": names, "labelLimit": 220, "ticks": False, "domain": False, "title": None}
-    most = max((abs(row["value"] or 0) for row in rows), default=0)
-    x = {"field": "value", "type": "quantitative", "axis": None}
+    most = max((abs(length or 0) for length in lengths), default=0)
+    x: Spec = {"field": "value", "type": "quantitative", "axis": None}
     x["scale"] = {"domainMax": most * _ROOM_FOR_NUMBER or 1, "zero": True, "nice": False}
     number = {"type": "text", "aria": False, "align": "left", "dx": 6}
     return {

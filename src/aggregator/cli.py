@@ -224,6 +224,7 @@ def listening(settings: Settings) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
+            listener.listen()  # whoever follows the printed address at once waits instead of being refused
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on {settings.host} port {settings.port} ({error.strerror}): "

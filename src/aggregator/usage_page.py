@@ -1,7 +1,8 @@
 """The Usage page as data: what its template shows of a view and its answers. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from aggregator import charts
 from aggregator.buckets import HOUR_US, Interval, floor_us
@@ -63,7 +64,7 @@ def series_table(
     old = {tuple(one.key.values()): one.total for one in before.series if one.metric == metric} if before else {}
     pairs = list(zip(series, charts.series_slots(answer, metric), strict=True))
     name, descending = sorting(view, "total")
-    keys = {
+    keys: dict[str, Callable[[Series], Any]] = {
         "name": lambda one: series_name(one).casefold(),
         "total": lambda one: float(one.total or 0),
         "change": lambda one: _growth(one.total, old.get(tuple(one.key.values()))),

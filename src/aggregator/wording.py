@@ -105,7 +105,7 @@ def written(value: Number | None, metric: str) -> str:
 
 def counted(value: Number) -> str:
     """Thousands apart; whole from a thousand on, else with two decimals where it has them."""
-    return _decimals(value, 0 if abs(value) >= 1000 else 2)
+    return _decimals(value, 0 if abs(float(value)) >= 1000 else 2)
 
 
 def share(part: Number | None, whole: Number | None) -> float | None:
