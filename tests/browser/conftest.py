@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.conftest import missing, wait_until
 from tests.processes import ServiceProcess, serving
@@ -23,6 +23,8 @@ ARGUMENTS = (
 )  # fmt: skip
 VOICES = ("en-us", "de", "hi")
 DAYS = 12
+
+UNDRAWN = "[data-chart]:not([data-drawn])"
 
 OpenPage = Callable[..., Page]
 
@@ -112,7 +114,7 @@ def open_page(browser: Browser, service: ServiceProcess, tmp_path: Path) -> Iter
         assert response
         assert response.status == expected
         if drawn:
-            page.wait_for_selector("[data-drawn]")
+            expect(page.locator(UNDRAWN)).to_have_count(0, timeout=60_000)
         return page
 
     yield open_it

@@ -12,13 +12,15 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import VOICES, OpenPage
 from tests.processes import ServiceProcess
 
+CHART = "[data-chart^=usage-]"
+TABLE = "table[id^=table-usage-]"
 TWO_WEEKS = "last=14d&interval=day&tz=UTC"
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
 
 
 def heights(page: Page) -> list[float]:
     """The heights in pixels of the bars that are drawn, in their order."""
-    paths: list[str] = page.locator(".chart .mark-rect.layer_1_marks path").evaluate_all(
+    paths: list[str] = page.locator(f"{CHART} .mark-rect.layer_1_marks path").evaluate_all(
         "paths => paths.map(path => path.getAttribute('d'))"
     )
     return [abs(float(found[1])) for path in paths if (found := re.search(r"v(-?[\d.]+)", path))]
@@ -26,7 +28,7 @@ def heights(page: Page) -> list[float]:
 
 def numbers(page: Page) -> list[list[float]]:
     """The table of the chart's numbers, exact."""
-    rows: list[list[str]] = page.locator("table.buckets tbody tr").evaluate_all(
+    rows: list[list[str]] = page.locator(f"{TABLE} tbody tr").evaluate_all(
         "rows => rows.map(row => [...row.querySelectorAll('td')].map("
         "cell => cell.querySelector('data')?.value ?? cell.textContent))"
     )
@@ -53,8 +55,8 @@ def test_the_drawn_numbers_are_those_of_the_api(open_page: OpenPage, service: Se
 def test_every_series_is_drawn_and_named(open_page: OpenPage) -> None:
     page = open_page(f"/usage?{TWO_WEEKS}&breakdown=voice")
 
-    expect(page.locator(".legend li")).to_have_count(len(VOICES))
-    assert len(heights(page)) == len(VOICES) * page.locator("table.buckets tbody tr").count()
+    expect(page.locator(".legend").first.locator("li")).to_have_count(len(VOICES))
+    assert len(heights(page)) == len(VOICES) * page.locator(f"{TABLE} tbody tr").count()
 
 
 def test_a_choice_changes_the_view_and_its_address_without_a_new_page(open_page: OpenPage) -> None:
@@ -67,8 +69,8 @@ def test_a_choice_changes_the_view_and_its_address_without_a_new_page(open_page:
     page.select_option("select[name=breakdown]", "voice")
     page.wait_for_url("**breakdown=voice**")
 
-    expect(page.locator("h2").first).to_have_text("API requests per day")
-    expect(page.locator(".legend li")).to_have_count(len(VOICES))
+    expect(page.locator(".figure h2").first).to_have_text("API requests per day")
+    expect(page.locator(".legend").first.locator("li")).to_have_count(len(VOICES))
     page.wait_for_selector("[data-drawn]")
     assert page.evaluate("window.stayed")
     assert "range=" not in page.url
@@ -85,25 +87,25 @@ def test_back_and_forward_go_from_view_to_view(open_page: OpenPage) -> None:
 
     page.go_back()
     page.wait_for_url(first)
-    expect(page.locator(".legend")).to_have_count(0)
+    expect(page.locator(f"{CHART} + .legend")).to_have_count(0)
     assert chosen(page, "breakdown") == ""
 
     page.go_forward()
     page.wait_for_url(second)
-    expect(page.locator(".legend li")).to_have_count(len(VOICES))
+    expect(page.locator(".legend").first.locator("li")).to_have_count(len(VOICES))
 
 
 def test_the_zone_is_the_browsers_own_until_another_is_chosen(open_page: OpenPage) -> None:
     page = open_page("/usage", timezone_id="Europe/Berlin")
 
     assert "tz=Europe%2FBerlin" in page.url
-    assert "(Europe/Berlin)" in page.locator(".chart").inner_html()
+    assert "(Europe/Berlin)" in page.locator(CHART).inner_html()
 
     page.fill("input[name=tz]", "America/New_York")
     page.press("input[name=tz]", "Enter")
     page.wait_for_url("**tz=America%2FNew_York**")
     page.wait_for_selector("[data-drawn]")
-    assert "(America/New_York)" in page.locator(".chart").inner_html()
+    assert "(America/New_York)" in page.locator(CHART).inner_html()
 
 
 def test_a_zone_that_does_not_exist_is_said_at_its_control(open_page: OpenPage) -> None:
@@ -129,12 +131,12 @@ def test_the_presets_and_the_custom_range(open_page: OpenPage) -> None:
 
 def test_the_pointer_shows_the_numbers_of_a_bucket(open_page: OpenPage) -> None:
     page = open_page(f"/usage?{TWO_WEEKS}&breakdown=voice")
-    row = page.locator("table.buckets tbody tr").nth(7)
-    bar = page.locator(".chart .mark-rect.layer_0_marks path").nth(7)
+    row = page.locator(f"{TABLE} tbody tr").nth(7)
+    bar = page.locator(f"{CHART} .mark-rect.layer_0_marks path").nth(7)
 
     bar.hover(force=True)
 
-    tip = page.locator(".tip")
+    tip = page.locator(f"{CHART} .tip")
     expect(tip).to_be_visible()
     expect(tip.locator("b")).to_have_text(row.locator("th").inner_text())
     assert tip.locator("dd").all_inner_texts() == row.locator("td").all_inner_texts()
@@ -142,15 +144,15 @@ def test_the_pointer_shows_the_numbers_of_a_bucket(open_page: OpenPage) -> None:
 
 def test_the_arrow_keys_read_the_chart_and_enter_looks_closer(open_page: OpenPage) -> None:
     page = open_page(f"/usage?{TWO_WEEKS}")
-    page.locator(".plot").focus()
+    page.locator(CHART).focus()
 
     page.keyboard.press("End")
     page.keyboard.press("ArrowLeft")
 
-    name = page.locator("table.buckets tbody tr").nth(-2).locator("th").inner_text()
-    expect(page.locator(".tip b")).to_have_text(name)
+    name = page.locator(f"{TABLE} tbody tr").nth(-2).locator("th").inner_text()
+    expect(page.locator(f"{CHART} .tip b")).to_have_text(name)
     page.keyboard.press("Escape")
-    expect(page.locator(".tip")).to_be_hidden()
+    expect(page.locator(f"{CHART} .tip")).to_be_hidden()
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
     page.wait_for_url("**interval=hour**")
@@ -165,7 +167,7 @@ def test_a_click_on_a_bar_looks_closer_and_one_on_a_name_narrows(open_page: Open
     expect(page.locator(".chips")).to_contain_text("Voice is de")
 
     page.wait_for_selector("[data-drawn]")
-    page.locator(".chart .mark-rect.layer_0_marks path").nth(5).click(force=True)
+    page.locator(f"{CHART} .mark-rect.layer_0_marks path").nth(5).click(force=True)
     page.wait_for_url("**interval=hour**")
     assert "voice=de" in page.url
 
@@ -196,7 +198,7 @@ def test_dark_mode_follows_the_system_and_the_toggle_and_is_kept(open_page: Open
 
     assert page.evaluate(background) == page.evaluate(chart) == "rgb(21, 23, 28)"
     page.get_by_role("button", name="Light or dark").click()
-    page.wait_for_function("document.querySelector('.chart svg')?.style.backgroundColor === 'rgb(255, 255, 255)'")
+    expect(page.locator(".chart svg").first).to_have_css("background-color", "rgb(255, 255, 255)")
     page.reload()
     page.wait_for_selector("[data-drawn]")
 
@@ -220,14 +222,14 @@ def test_nothing_sticks_out_of_the_screen(open_page: OpenPage, width: int) -> No
     page = open_page(f"/usage?{TWO_WEEKS}&breakdown=voice", viewport={"width": width, "height": 900})
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".chart svg").bounding_box()["width"] <= width  # type: ignore[index]  # it is visible
+    assert page.locator(f"{CHART} svg").bounding_box()["width"] <= width  # type: ignore[index]  # it is visible
 
 
 def test_nothing_moves_when_the_chart_is_drawn(open_page: OpenPage) -> None:
     page = open_page(f"/usage?{TWO_WEEKS}&breakdown=voice")
 
     reserved = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.plot')).minHeight)")
-    assert page.locator(".chart").bounding_box()["height"] <= reserved  # type: ignore[index]  # it is visible
+    assert page.locator(f"{CHART} .chart").bounding_box()["height"] <= reserved  # type: ignore[index]  # it is visible
     shifted = page.evaluate(
         "new Promise(done => new PerformanceObserver(list => done(list.getEntries().reduce((a, e) => a + e.value, 0)))"
         ".observe({type: 'layout-shift', buffered: true}) || setTimeout(() => done(0), 100))"
@@ -246,5 +248,5 @@ def test_without_a_script_tables_form_and_export_work(open_page: OpenPage, servi
     assert page.locator("table.series tbody th").all_inner_texts() == ["hi", "de", "en-us"]
     address = page.get_by_role("link", name="Export as CSV").get_attribute("href") or ""
     assert httpx.get(service.page + address.lstrip("/")).text.startswith("bucket,voice,credits")
-    image = page.locator(".plot img")
+    image = page.locator(f"{CHART} img")
     assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
