@@ -4,13 +4,14 @@ Events are turned into blocks a few thousand at a time and let go: as objects th
 whatever is larger than the processor's cache takes twice the time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aggregator.block import BLOCK_EVENTS, blocks_by_day
-from aggregator.entry import Fields, events_of, fields_of
+from aggregator.block import blocks_by_day
+from aggregator.entry import Fields, fields_of, rows_of
+from aggregator.rows import PART_ROWS, Rows
 from aggregator.totals import CallTotals
-from usage_meter.event import UsageEvent, UsageEventError
+from usage_meter.event import EventRow, UsageEventError
 
 BATCH_EVENTS = 65_536  # few large inserts, whose fixed costs rule: some 15 MB, and a quarter of a second
 BATCH_BYTES = 32 * 1024 * 1024  # of blocks, where events are large
@@ -35,63 +36,80 @@ class Letter:
     reason: str
 
 
-class Batch:
-    """`now_us` is the present: what starts too long after it is refused."""
+class Load:
+    """Events as blocks, and what they add up to."""
 
-    def __init__(self, now_us: int) -> None:
-        self.entries: list[Delivered] = []
-        self.letters: list[Letter] = []
-        self.totals = CallTotals()
+    def __init__(self, rows: Sequence[EventRow] = ()) -> None:
         self.events = 0
-        self._latest_us = now_us + FUTURE_US
-        self._loose: list[UsageEvent] = []
+        self.bytes = 0
+        self.totals = CallTotals()
+        self._rows = Rows()
         self._blocks: dict[int, list[bytes]] = {}
-        self._bytes = 0
+        self.add(rows)
 
-    @property
-    def is_full(self) -> bool:
-        return self.events >= BATCH_EVENTS or self._bytes >= BATCH_BYTES
-
-    def add(self, entry: Delivered) -> None:
-        self.entries.append(entry)
-        try:
-            events, ahead = self._read(entry)
-        except UsageEventError as error:
-            self.letters.append(Letter(entry.shard, entry.fields or {}, str(error)))
-            return
-        if ahead:
-            self.letters.append(Letter(entry.shard, fields_of(ahead), "starts more than a day in the future"))
-        self.count(events)
-        self._loose += events
-        if len(self._loose) >= BLOCK_EVENTS:
+    def add(self, rows: Sequence[EventRow]) -> None:
+        """Raises UsageEventError, and has added none of them, when one cannot be read."""
+        self._rows.add(rows)
+        self.events += len(rows)
+        if len(self._rows) >= PART_ROWS:
             self._encode()
-
-    def count(self, events: list[UsageEvent]) -> None:
-        self.events += len(events)
-        self.totals.add(events)
 
     def blocks(self) -> list[bytes]:
         """For each day the blocks of its events, one behind the other."""
         self._encode()
         return [b"".join(blocks) for blocks in self._blocks.values()]
 
-    def once_more(self) -> Iterator[tuple[int, list[UsageEvent]]]:
-        """Each entry's shard and events, read again to be stored one by one; what was counted is forgotten."""
-        self.events, self.totals = 0, CallTotals()
-        for entry in self.entries:
-            try:
-                yield entry.shard, self._read(entry)[0]
-            except UsageEventError:
-                continue  # a letter already
-
-    def _read(self, entry: Delivered) -> tuple[list[UsageEvent], list[UsageEvent]]:
-        """The events that are to be stored, and those of the future."""
-        events = events_of(entry.fields) if entry.fields is not None else []
-        ahead = [event for event in events if event.started_us > self._latest_us]
-        return ([event for event in events if event.started_us <= self._latest_us] if ahead else events), ahead
+    def count(self, other: "Load") -> None:
+        """What the other one holds is stored already; it is only counted here."""
+        self.events += other.events
+        self.totals.include(other.totals)
 
     def _encode(self) -> None:
-        for day, blocks in blocks_by_day(self._loose).items():
+        parts = list(self._rows.parts())
+        for part in parts:
+            self.totals.add(part)
+        for day, blocks in blocks_by_day(parts).items():
             self._blocks.setdefault(day, []).extend(blocks)
-            self._bytes += sum(map(len, blocks))
-        self._loose = []
+            self.bytes += sum(map(len, blocks))
+        self._rows = Rows()
+
+
+class Batch:
+    """`now_us` is the present: what starts too long after it is refused."""
+
+    def __init__(self, now_us: int) -> None:
+        self.entries: list[Delivered] = []
+        self.letters: list[Letter] = []
+        self.load = Load()
+        self._latest_us = now_us + FUTURE_US
+
+    @property
+    def is_full(self) -> bool:
+        return self.load.events >= BATCH_EVENTS or self.load.bytes >= BATCH_BYTES
+
+    def add(self, entry: Delivered) -> None:
+        self.entries.append(entry)
+        try:
+            rows, ahead = self._read(entry)
+            self.load.add(rows)
+        except UsageEventError as error:
+            self.letters.append(Letter(entry.shard, entry.fields or {}, str(error)))
+            return
+        if ahead:
+            self.letters.append(Letter(entry.shard, fields_of(ahead), "starts more than a day in the future"))
+
+    def readable(self) -> Iterator[tuple[int, list[EventRow]]]:
+        """The shard and the rows of each entry, read once more."""
+        for entry in self.entries:
+            try:
+                rows, _ = self._read(entry)
+                Rows().add(rows)
+            except UsageEventError:
+                continue  # a letter already
+            yield entry.shard, rows
+
+    def _read(self, entry: Delivered) -> tuple[list[EventRow], list[EventRow]]:
+        """The rows that are to be stored, and those of the future."""
+        rows = rows_of(entry.fields) if entry.fields is not None else []
+        ahead = [row for row in rows if row.started_us > self._latest_us]
+        return ([row for row in rows if row.started_us <= self._latest_us] if ahead else rows), ahead

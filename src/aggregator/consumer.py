@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import redis
 
 from aggregator.backlog import Backlog
-from aggregator.batch import Batch, Delivered, Letter
+from aggregator.batch import Batch, Delivered, Letter, Load
 from aggregator.entry import fields_of
 from aggregator.errors import RejectedError, StoreError
 from aggregator.totals import CallTotals
 from usage_meter import keys
-from usage_meter.event import UsageEvent
+from usage_meter.event import EventRow
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,6 @@ end
 
 
 class EventStore(Protocol):
-    def insert(self, events: Sequence[UsageEvent]) -> None: ...
-
     def load(self, blocks: bytes) -> None: ...
 
 
@@ -154,27 +152,32 @@ class Consumer:
         if not batch.entries:
             return
         try:
-            for blocks in batch.blocks():
-                self._store.load(blocks)
+            self._load(batch.load)
         except RejectedError:
-            for shard, events in batch.once_more():
-                self._store_or_bury(batch, shard, events)
+            batch.load = Load()  # counts what is stored now, one by one
+            for shard, rows in batch.readable():
+                self._store_or_bury(batch, shard, rows)
         for shard in {entry.shard for entry in batch.entries}:
             self._acknowledge(batch, shard)
         self._count(batch)
 
-    def _store_or_bury(self, batch: Batch, shard: int, events: list[UsageEvent]) -> None:
+    def _load(self, load: Load) -> None:
+        for blocks in load.blocks():
+            self._store.load(blocks)
+
+    def _store_or_bury(self, batch: Batch, shard: int, rows: Sequence[EventRow]) -> None:
         """Finds by halving what the store refuses for what it holds."""
+        load = Load(rows)
         try:
-            self._store.insert(events)
+            self._load(load)
         except RejectedError as error:
-            if len(events) == 1:
-                batch.letters.append(Letter(shard, fields_of(events), f"the store refuses it: {error}"))
+            if len(rows) == 1:
+                batch.letters.append(Letter(shard, fields_of(rows), f"the store refuses it: {error}"))
                 return
-            self._store_or_bury(batch, shard, events[: len(events) // 2])
-            self._store_or_bury(batch, shard, events[len(events) // 2 :])
+            self._store_or_bury(batch, shard, rows[: len(rows) // 2])
+            self._store_or_bury(batch, shard, rows[len(rows) // 2 :])
         else:
-            batch.count(events)
+            batch.load.count(load)
 
     def _acknowledge(self, batch: Batch, shard: int) -> None:
         ids = [entry.id for entry in batch.entries if entry.shard == shard]
@@ -257,12 +260,12 @@ class Consumer:
 
     def _count(self, batch: Batch) -> None:
         self.statistics.entries += len(batch.entries)
-        self.statistics.events += batch.events
+        self.statistics.events += batch.load.events
         self.statistics.dead += len(batch.letters)
         for letter in batch.letters:
             logger.error("dead-lettered an entry of %s: %s", keys.events(letter.shard), letter.reason)
         for observe in self._observers:
-            observe(batch.totals)
+            observe(batch.load.totals)
 
     def _failed(self, error: Exception) -> float:
         """Counts and says it, once per row of failures; returns the seconds to wait."""

@@ -1,16 +1,16 @@
-"""A stream entry: from its fields to its events and back. Pure.
+"""A stream entry: from its fields to its rows and back. Pure.
 
 An entry has the fields `v` (format version), `n` (number of events) and `b` (their payload); see `usage_meter.event`.
 """
 
 from collections.abc import Mapping, Sequence
 
-from usage_meter.event import FORMAT_VERSION, UsageEvent, UsageEventError, concatenated, pack, unpack
+from usage_meter.event import FORMAT_VERSION, EventRow, UsageEventError, encode_row, pack, unpack_rows
 
 Fields = Mapping[bytes, bytes]
 
 
-def events_of(fields: Fields) -> list[UsageEvent]:
+def rows_of(fields: Fields) -> list[EventRow]:
     """Raises UsageEventError that says why the entry cannot be read."""
     try:
         version, count, payload = int(fields[b"v"]), int(fields[b"n"]), fields[b"b"]
@@ -20,8 +20,9 @@ def events_of(fields: Fields) -> list[UsageEvent]:
         raise UsageEventError(
             f"the entry's format is {version}: this aggregator reads {FORMAT_VERSION}; it needs an update"
         )
-    return unpack(payload, count)
+    return unpack_rows(payload, count)
 
 
-def fields_of(events: Sequence[UsageEvent]) -> dict[bytes, bytes]:
-    return {b"v": b"%d" % FORMAT_VERSION, b"n": b"%d" % len(events), b"b": pack(concatenated(events))}
+def fields_of(rows: Sequence[EventRow]) -> dict[bytes, bytes]:
+    payload = pack(b"".join(map(encode_row, rows)))
+    return {b"v": b"%d" % FORMAT_VERSION, b"n": b"%d" % len(rows), b"b": payload}

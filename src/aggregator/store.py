@@ -29,8 +29,9 @@ from aggregator.errors import BusyError, RejectedError, StoreError
 from aggregator.formats import Format
 from aggregator.pipe import Pipe
 from aggregator.query import Statement
+from aggregator.rows import Rows
 from aggregator.settings import without_password
-from usage_meter.event import UsageEvent
+from usage_meter.event import UsageEvent, concatenated, decode_rows
 
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
 
@@ -91,7 +92,9 @@ class Store:
 
     def insert(self, events: Sequence[UsageEvent]) -> None:
         """Store the events; when it returns they are safe. The same event again changes nothing."""
-        for blocks in blocks_by_day(events).values():
+        rows = Rows()
+        rows.add(decode_rows(concatenated(events), len(events)))
+        for blocks in blocks_by_day(rows.parts()).values():
             self.load(b"".join(blocks))
 
     def load(self, blocks: bytes) -> None:

@@ -9,13 +9,13 @@ exceptions pass untouched; none of ours reaches it.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from usage_meter.call import CLIENT_CLOSED, Call, Metered, current
-from usage_meter.caller import TEXT_LENGTH, clean, sent_key
+from usage_meter.caller import TEXT_LENGTH, clean
 from usage_meter.event import Outcome
 from usage_meter.framework import listen
 from usage_meter.route import route_of
@@ -41,10 +41,8 @@ ABNORMAL_CLOSE = 1006  # the connection was gone before anybody had closed it
 
 REQUEST_HEADERS = frozenset({b"xi-api-key", b"x-api-key", b"authorization", b"x-request-id", b"traceparent"})
 """All request headers that are ever looked at; names come in lower case from every server."""
-RESPONSE_HEADERS = frozenset(
-    form(name) for name in (b"request-id", b"x-request-id", b"content-length") for form in (bytes.lower, bytes.title)
-)
-"""And all of the response's, which an app may write as it likes."""
+REQUEST_ID_HEADERS = frozenset({b"request-id", b"x-request-id", b"Request-Id", b"X-Request-Id", b"X-Request-ID"})
+"""Those of the response, which an app may write as it likes; others are looked at only for the size of a file."""
 
 
 class UsageMeterMiddleware:
@@ -93,22 +91,24 @@ class UsageMeterMiddleware:
 class ASGICall(Call):
     """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
 
-    __slots__ = ("_receive", "_send", "disconnected", "door", "scope")
+    disconnected = False
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send, method: str) -> None:
-        found: dict[bytes, str] = {}
+        found: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
-            if name in REQUEST_HEADERS and name not in found:  # of two, the frameworks take the first
-                found[name] = value.decode("latin-1")
+            if name in REQUEST_HEADERS:
+                found.setdefault(name, value)  # of two, the frameworks take the first
         callers = door.meter.callers
-        super().__init__(door.meter, method, scope["path"], callers.by_key(_key(found)) if found else callers.anonymous)
-        if found:
-            self.trace(found.get(b"x-request-id"), found.get(b"traceparent"))
+        identity = callers.by_key(_key(found)) if found else callers.anonymous
+        super().__init__(door.meter, method, scope["path"], identity)
         self.door = door
         self.scope = scope
         self._receive = receive
         self._send = send
-        self.disconnected = False
+        if b"x-request-id" in found or b"traceparent" in found:
+            self.trace(
+                found.get(b"x-request-id", b"").decode("latin-1"), found.get(b"traceparent", b"").decode("latin-1")
+            )
 
     def framework_route(self) -> str:
         route = route_of(self.scope)
@@ -143,13 +143,13 @@ class ASGICall(Call):
 class HTTPCall(ASGICall):
     """One HTTP request."""
 
-    __slots__ = ("_ahead", "_body_read", "_listening", "content_length")
+    response_headers: object = ()
+    _listening = False  # whether the app waits for what comes next
+    _body_read = False
+    _ahead: "ReadAhead | None" = None
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(door, scope, receive, send, scope["method"])
-        self.content_length = 0
-        self._listening = self._body_read = False
-        self._ahead: ReadAhead | None = None
 
     async def receive(self) -> Message:
         """The app's `receive`."""
@@ -200,22 +200,22 @@ class HTTPCall(ASGICall):
             return not message.get("more_body", False)
         if kind == "http.response.start":
             self.event.status = message["status"]
-            for name, value in _listed(message.get("headers")):
-                if name in RESPONSE_HEADERS:
-                    self._read_header(name.lower(), value.decode("latin-1"))
+            self.response_headers = headers = message.get("headers", ())
+            if isinstance(headers, (list, tuple)):  # else they can be read only once: that is the server's turn
+                for name, value in headers:
+                    if name in REQUEST_ID_HEADERS:
+                        self.event.request_id = clean(value.decode("latin-1"), TEXT_LENGTH)
         elif kind == "http.response.pathsend":  # the server sends a file by its path
-            self.sent(self.content_length or Path(message["path"]).stat().st_size)
+            self.sent(Path(message["path"]).stat().st_size)
             return True
         elif kind == "http.response.zerocopysend":  # the server sends from an open file
-            self.sent(message.get("count") or self.content_length)
+            self.sent(message.get("count") or self._content_length())
             return not message.get("more_body", False)
         return False
 
-    def _read_header(self, name: bytes, text: str) -> None:
-        if name == b"content-length":
-            self.content_length = int(text)
-        else:
-            self.event.request_id = clean(text, TEXT_LENGTH)
+    def _content_length(self) -> int:
+        headers = self.response_headers if isinstance(self.response_headers, (list, tuple)) else ()
+        return next((int(value) for name, value in headers if name.lower() == b"content-length"), 0)
 
     async def _look(self) -> None:
         """Whether the client has left. Few apps ask, and most servers swallow what is sent to nobody.
@@ -305,13 +305,13 @@ class ReadAhead:
 class WebSocketCall(ASGICall):
     """One WebSocket, from its handshake to whoever closes it first; visible all the while by its progress reports."""
 
-    __slots__ = ("_busy_depth", "_timer", "messages_received", "messages_sent")
+    messages_received = 0
+    messages_sent = 0
+    _busy_depth = 0
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, door: UsageMeterMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(door, scope, receive, send, "WEBSOCKET")
-        self.messages_received = self.messages_sent = 0
-        self._busy_depth = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._report_later()
 
     async def receive(self) -> Message:
@@ -412,13 +412,11 @@ class WebSocketCall(ASGICall):
             self.leave()
 
 
-def _listed(headers: Any) -> Iterable[tuple[bytes, bytes]]:
-    """The headers, unless they can be read only once: that is the server's turn."""
-    return headers if isinstance(headers, (list, tuple)) else ()
-
-
-def _key(headers: dict[bytes, str]) -> str:
-    return sent_key(headers.get(b"xi-api-key"), headers.get(b"x-api-key"), headers.get(b"authorization"))
+def _key(found: dict[bytes, bytes]) -> str:
+    key = found.get(b"xi-api-key") or found.get(b"x-api-key")
+    if key is None and (authorization := found.get(b"authorization")) and authorization[:7].lower() == b"bearer ":
+        key = authorization[7:]
+    return "" if key is None else key.strip().decode("latin-1")
 
 
 def _size(message: Message) -> int:

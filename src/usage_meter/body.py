@@ -16,10 +16,8 @@ BODILESS = (204, 304)  # statuses whose response ends with its headers: nobody a
 class BodyCall(Call):
     """A call whose response is pulled."""
 
-    __slots__ = ("content_length", "exhausted")
-
-    content_length: int | None
-    exhausted: bool
+    content_length: int | None = None
+    exhausted = False
 
     def sent(self, size: int) -> None:
         super().sent(size)

@@ -9,7 +9,7 @@ Nothing here raises into the app: what cannot be used is counted and logged once
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import date
 from decimal import Decimal
@@ -74,40 +74,33 @@ class Metered(Protocol):
 
 
 class Call:
-    """The state of one call: its event, filled by its door and by `usage`, and what is needed on the way there."""
+    """The state of one call: its event, filled by its door and by `usage`, and what is needed on the way there.
 
-    __slots__ = (
-        "_credits_recorded",
-        "_versions",
-        "event",
-        "exception",
-        "finished",
-        "in_flight",
-        "meter",
-        "outcome",
-        "started_ns",
-    )
+    What most calls leave as it is stands at the class: to set it for each would be a good part of a call's price.
+    """
+
+    outcome: Outcome | None = None  # None: it follows from the status
+    exception = ""
+    in_flight = False
+    finished = False
+    credits_recorded: int | None = None  # of the newest version; None: there is none yet
 
     def __init__(self, meter: Metered, method: str, path: str, identity: Identity) -> None:
         self.started_ns = perf_counter_ns()
-        started_us = time_ns() // 1000
         self.meter = meter
+        started_us = time_ns() // 1000
+        workspace, user, groups, api_key, api_key_hint = identity
         self.event = UsageEvent(
             id=new_id(started_us),
             started_us=started_us,
-            workspace=identity.workspace,
-            user=identity.user,
-            groups=identity.groups,
-            api_key=identity.api_key,
-            api_key_hint=identity.api_key_hint,
+            workspace=workspace,
+            user=user,
+            groups=groups,
+            api_key=api_key,
+            api_key_hint=api_key_hint,
             method=method if method in METHODS else OTHER,
             path=path if len(path) <= TEXT_LENGTH and path.isascii() else clean(path, PATH_LENGTH),
         )
-        self.outcome: Outcome | None = None  # None: it follows from the status
-        self.exception = ""
-        self.in_flight = self.finished = False
-        self._credits_recorded: int | None = None  # None: no version was recorded yet
-        self._versions = count(2)  # `next` is atomic: of two threads, the one with the higher version has seen both
 
     # What the doors tell.
 
@@ -132,7 +125,7 @@ class Call:
     def sent(self, size: int) -> None:
         """So many bytes of the response's body are on their way. In answer to HEAD a server sends none."""
         event = self.event
-        event.duration_us = now_us = self.elapsed_us()
+        event.duration_us = now_us = (perf_counter_ns() - self.started_ns) // 1000
         if size and event.method != "HEAD":
             event.response_bytes += size
             if event.ttfb_us is None:
@@ -150,29 +143,26 @@ class Call:
     def record(self) -> None:
         """Records the call as it is now; each time with the next version, which replaces the one before."""
         event = self.event
+        replaced = None if self.credits_recorded is None else self._replaced(event)
+        self.credits_recorded = event.credits_micro
         try:
-            self._complete(event)
-            replaced = self._replaced(event)
-            self._credits_recorded = event.credits_micro
+            event.route = event.route or self.framework_route()
+            event.request_id = event.request_id or id_text(event.id)
+            event.outcome = self.outcome or outcome_of(event.status)
+            if self.exception and event.status >= 500:
+                event.outcome = self.outcome or "exception"
+                event.error = event.error or self.exception
             self.meter.recorder.record(event, replaced)
         except Exception as error:  # guarded: a framework's routes may be of any kind
             self.meter.recorder.failed("event", error)
 
-    def _complete(self, event: UsageEvent) -> None:
-        """What follows from the rest, where nobody has said it."""
-        event.route = event.route or self.framework_route()
-        event.request_id = event.request_id or id_text(event.id)
-        event.outcome = self.outcome or outcome_of(event.status)
-        if self.exception and event.status >= 500:
-            event.outcome = self.outcome or "exception"
-            event.error = event.error or self.exception
-
-    def _replaced(self, event: UsageEvent) -> UsageEvent | None:
-        """What this version replaces, as far as it matters to the recorder: with the credits of then."""
-        if self._credits_recorded is None:
-            return None
-        event.version = next(self._versions)
-        return msgspec.structs.replace(event, credits_micro=self._credits_recorded)
+    def _replaced(self, event: UsageEvent) -> UsageEvent:
+        """What the next version replaces, as far as it matters to the recorder: with the credits of then."""
+        before = msgspec.structs.replace(event, credits_micro=self.credits_recorded)
+        # Both steps are atomic: of two threads, the one with the higher version has seen what both have set.
+        versions: Iterator[int] = self.__dict__.setdefault("versions", count(2))
+        event.version = next(versions)
+        return before
 
     def note_exception(self, error: BaseException) -> None:
         """The app has raised, and its framework makes a response of it. If that is a 500, it was the exception's."""
@@ -256,7 +246,7 @@ class Call:
         """
         try:
             identity = self.meter.callers.of(caller)
-            if self._credits_recorded is not None and identity.workspace != self.event.workspace:
+            if self.credits_recorded is not None and identity.workspace != self.event.workspace:
                 raise ValueError("usage.identify came after the call was recorded: its workspace stays as it was")
         except Exception as error:  # guarded: the caller is the app's own value
             self.meter.recorder.failed("usage.identify", error)

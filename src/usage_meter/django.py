@@ -123,13 +123,9 @@ class UsageMeterMiddleware:
 class DjangoCall(BodyCall):
     """One request, from the first middleware on to the last chunk of its response."""
 
-    __slots__ = ("request",)
-
     def __init__(self, door: UsageMeterMiddleware, request: HttpRequest) -> None:
         super().__init__(door.meter, request.method or "", request.path, door.meter.callers.anonymous)
         self.request = request
-        self.content_length = None
-        self.exhausted = False
         self.read_headers(request.META)
 
     def framework_route(self) -> str:

@@ -1,9 +1,13 @@
 """The usage event and its wire format: the one contract between an app and the aggregator.
 
-Pure: no I/O. An event travels as a msgpack array (fields in the order below, so a field is only ever added at the
-end, with a default). A stream entry carries many: `pack` concatenates the encoded events and deflates them, which
-costs Redis a quarter of the bytes, and `unpack` checks every field's type and range, so that nothing that does not
-fit the store's columns gets past it.
+Pure: no I/O. An event travels as two msgpack arrays, one inside the other: first what it has in common with many
+others (its dimensions), then its own. The fields stand in the order below, so one is only ever added at the end of
+its array, with a default. A reader meets the same few dimensions again and again, each time in the same bytes, and
+decodes them once: that is twice as fast as reading thirty fields of every event.
+
+A stream entry carries many events: `pack` concatenates the encoded events and deflates them, which costs Redis a
+quarter of the bytes. `unpack` and `unpack_rows` check every field's type and range, so that nothing that does not fit
+the store's columns gets past them.
 """
 
 import itertools
@@ -12,12 +16,12 @@ import struct
 import time
 import zlib
 from binascii import hexlify
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Raw
 
 from usage_meter.fork_mark import fork_mark
 
@@ -34,26 +38,21 @@ Outcome = Literal["ok", "client_error", "server_error", "exception", "disconnect
 
 _Int64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Micros = Annotated[int, Meta(ge=0, le=MAX_TIME_US)]
+_Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
+_Version = Annotated[int, Meta(ge=1, le=2**32 - 1)]
+_Credits = Annotated[int, Meta(ge=-MAX_CREDITS_MICRO, le=MAX_CREDITS_MICRO)]
+
+T = TypeVar("T")
 
 
 class UsageEventError(ValueError):
     """A payload or an event that does not follow the contract; the message names the field and what it must be."""
 
 
-class UsageEvent(msgspec.Struct, array_like=True, kw_only=True, gc=False):
-    """One call (or one webhook delivery). The same workspace, start and id with a higher version replaces it.
+class EventDimensions(msgspec.Struct, array_like=True, kw_only=True, gc=False):
+    """What many calls have in common: who called what, and how it ended."""
 
-    Not frozen, because whoever makes an event fills it in as the call goes on. What was recorded is replaced by a later
-    version, never changed.
-    `id` is a UUIDv7's 16 bytes; `api_key` is an identifier (a keyed hash), never the secret itself.
-    """
-
-    id: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    version: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 1
     kind: Kind = "request"
-    started_us: _Micros
-    duration_us: _Micros = 0
-    ttfb_us: _Micros | None = None
     workspace: str
     user: str = ""
     groups: tuple[str, ...] = ()
@@ -66,25 +65,73 @@ class UsageEvent(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     source: str = ""
     method: str = ""
     route: str = ""
-    path: str = ""
     status: Annotated[int, Meta(ge=0, le=65_535)] = 0
     outcome: Outcome = "ok"
     error: str = ""
+    instance: str = ""
+
+
+class UsageEvent(EventDimensions, array_like=True, kw_only=True, gc=False):
+    """One call (or one webhook delivery). The same workspace, start and id with a higher version replaces it.
+
+    Not frozen, because whoever makes an event fills it in as the call goes on. What was recorded is replaced by a later
+    version, never changed.
+    `id` is a UUIDv7's 16 bytes; `api_key` is an identifier (a keyed hash), never the secret itself.
+    """
+
+    id: _Id
+    version: _Version = 1
+    started_us: _Micros
+    duration_us: _Micros = 0
+    ttfb_us: _Micros | None = None
+    path: str = ""
     request_bytes: _Int64 = 0
     response_bytes: _Int64 = 0
-    credits_micro: Annotated[int, Meta(ge=-MAX_CREDITS_MICRO, le=MAX_CREDITS_MICRO)] = 0
+    credits_micro: _Credits = 0
     quantities: dict[str, float] = {}
     attributes: dict[str, str] = {}
     request_id: str = ""
     trace_id: str = ""
-    instance: str = ""
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[UsageEvent])
+class EventRow(msgspec.Struct, array_like=True, kw_only=True, gc=False):
+    """An event as it travels; what repeats from row to row is still encoded."""
 
-encode: Callable[[UsageEvent], bytes] = _encoder.encode
-"""One event as msgpack. Raises TypeError or UnicodeEncodeError for values that msgpack cannot carry."""
+    dimensions: Raw
+    id: _Id
+    version: _Version = 1
+    started_us: _Micros
+    duration_us: _Micros = 0
+    ttfb_us: _Micros | None = None
+    path: str = ""
+    request_bytes: _Int64 = 0
+    response_bytes: _Int64 = 0
+    credits_micro: _Credits = 0
+    quantities: dict[str, float] = {}
+    attributes: Raw = Raw(b"\x80")
+    request_id: str = ""
+    trace_id: str = ""
+
+
+def _array_header(fields: int) -> bytes:
+    return b"\xdc" + fields.to_bytes(2, "big")
+
+
+_FLAT_HEADER_BYTES = len(_array_header(0))
+_HEADERS = _array_header(len(EventRow.__struct_fields__)) + _array_header(len(EventDimensions.__struct_fields__))
+
+_encode = msgspec.msgpack.Encoder().encode
+_rows_decoder = msgspec.msgpack.Decoder(list[EventRow])
+_dimensions_decoder = msgspec.msgpack.Decoder(EventDimensions)
+_attributes_decoder = msgspec.msgpack.Decoder(dict[str, str])
+
+
+def encode(event: UsageEvent) -> bytes:
+    """One event as msgpack. Raises TypeError or UnicodeEncodeError for values that msgpack cannot carry.
+
+    Its fields stand in the order of the wire already; only one array's header has to become those of two.
+    """
+    return _HEADERS + _encode(event)[_FLAT_HEADER_BYTES:]
 
 
 def pack(encoded: bytes | bytearray | memoryview) -> bytes:
@@ -94,6 +141,11 @@ def pack(encoded: bytes | bytearray | memoryview) -> bytes:
 
 def unpack(payload: bytes, count: int) -> list[UsageEvent]:
     """The `count` events of a payload, each checked. Raises UsageEventError and never anything else."""
+    return [_event(row) for row in unpack_rows(payload, count)]
+
+
+def unpack_rows(payload: bytes, count: int) -> list[EventRow]:
+    """The `count` rows of a payload. Raises UsageEventError and never anything else."""
     inflater = zlib.decompressobj()
     try:
         body = inflater.decompress(payload, MAX_PAYLOAD_BYTES)
@@ -103,10 +155,41 @@ def unpack(payload: bytes, count: int) -> list[UsageEvent]:
         raise UsageEventError(f"payload is cut short, or inflates to more than {MAX_PAYLOAD_BYTES} bytes")
     if not 0 <= count < 2**32:
         raise UsageEventError(f"number of events is {count}: must be 0 to 2**32 - 1")
+    return decode_rows(body, count)
+
+
+def decode_rows(encoded: bytes, count: int) -> list[EventRow]:
+    """Concatenated events as rows, checked but for what is still encoded in them. Raises UsageEventError."""
+    return _decoded(_rows_decoder, b"\xdd" + count.to_bytes(4, "big") + encoded, f"payload is not {count} events")
+
+
+def decode_dimensions(encoded: bytes) -> EventDimensions:
+    """A row's dimensions. Raises UsageEventError."""
+    return _decoded(_dimensions_decoder, encoded, "an event's dimensions cannot be read")
+
+
+def decode_attributes(encoded: bytes) -> dict[str, str]:
+    """A row's attributes. Raises UsageEventError."""
+    return _decoded(_attributes_decoder, encoded, "an event's attributes cannot be read")
+
+
+def encode_row(row: EventRow) -> bytes:
+    """The same bytes that the row was read from."""
+    return _encode(row)
+
+
+def _event(row: EventRow) -> UsageEvent:
+    fields = msgspec.structs.asdict(row)
+    fields |= msgspec.structs.asdict(decode_dimensions(bytes(fields.pop("dimensions"))))
+    fields["attributes"] = decode_attributes(bytes(row.attributes))
+    return UsageEvent(**fields)
+
+
+def _decoded(decoder: "msgspec.msgpack.Decoder[T]", encoded: bytes, fault: str) -> T:
     try:
-        return _decoder.decode(b"\xdd" + count.to_bytes(4, "big") + body)
+        return decoder.decode(encoded)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageEventError(f"payload is not {count} events: {error}") from error
+        raise UsageEventError(f"{fault}: {error}") from error
 
 
 class _Ids:

@@ -66,17 +66,9 @@ class UsageMeterMiddleware:
 class WSGICall(BodyCall):
     """One request; its `start_response` and `write` stand between the app and the server's."""
 
-    __slots__ = (
-        "_file_wrapper",
-        "_start_response",
-        "_write",
-        "chosen_route",
-        "door",
-        "environ",
-        "file",
-        "script_name",
-        "sends_file",
-    )
+    chosen_route: str | None = None
+    file: object = None
+    sends_file = False  # whether the server gets that file itself, and not something that iterates over it
 
     def __init__(self, door: UsageMeterMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self.script_name: str = environ.get("SCRIPT_NAME", "")
@@ -85,14 +77,9 @@ class WSGICall(BodyCall):
         self.door = door
         self.environ = environ
         self._start_response = start_response
-        self.content_length = None
-        self.exhausted = False
         self.read_headers(environ)
         if environ.get("HTTP_TRANSFER_ENCODING") and not environ.get("CONTENT_LENGTH"):
             environ["wsgi.input"] = CountedInput(self, environ["wsgi.input"])
-        self.chosen_route: str | None = None
-        self.file: object = None
-        self.sends_file = False  # whether the server gets that file itself, and not something that iterates over it
         self._file_wrapper: Any = environ.get(FILE_WRAPPER)
         if self._file_wrapper is not None:
             environ[FILE_WRAPPER] = self.wrap_file

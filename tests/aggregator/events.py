@@ -1,12 +1,14 @@
 """Calls for tests: an event with what matters to the test, the rest plausible."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from usage_meter.event import UsageEvent, new_id, to_micro
+from aggregator.batch import Load
+from usage_meter.event import FORMAT_VERSION, UsageEvent, concatenated, decode_rows, new_id, pack, to_micro, unpack
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -30,3 +32,20 @@ def call(moment: datetime = NOON, credits: Decimal | int | str = 1, **fields: An
         path="/v1/text-to-speech/en",
     )
     return msgspec.structs.replace(event, **fields)
+
+
+def entry(*events: UsageEvent) -> dict[Any, Any]:
+    """The fields of a stream entry, as an app sends it."""
+    return {b"v": b"%d" % FORMAT_VERSION, b"n": b"%d" % len(events), b"b": pack(concatenated(events))}
+
+
+def events_in(fields: Mapping[bytes, bytes]) -> list[UsageEvent]:
+    """What an entry holds."""
+    return unpack(fields[b"b"], int(fields[b"n"]))
+
+
+def load(*events: UsageEvent) -> Load:
+    """Ready to be stored, and added up."""
+    load = Load(decode_rows(concatenated(events), len(events)))
+    load.blocks()
+    return load

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from aggregator.entry import fields_of
-from tests.aggregator.events import NOON, call
+from tests.aggregator.events import NOON, call, entry
 from tests.conftest import RedisServer, wait_until
 from tests.processes import ServiceProcess, serving
 from usage_meter import Meter, keys
@@ -37,7 +36,7 @@ class Apps:
 
     def send(self) -> None:
         events = [self._event() for _ in range(self._random.randint(1, 300))]
-        fields: Any = fields_of(events)
+        fields = entry(*events)
         for _ in range(1 + (self._random.random() < 0.05)):
             self._redis.xadd(keys.events(self._random.randrange(2)), fields)
         self.events += len(events)

@@ -13,12 +13,11 @@ import redis
 from aggregator.backlog import Backlog
 from aggregator.batch import BATCH_EVENTS, FUTURE_US
 from aggregator.consumer import FORGET_CONSUMERS, Consumer
-from aggregator.entry import events_of, fields_of
 from aggregator.errors import RejectedError, StoreError
 from aggregator.query import Statement
 from aggregator.store import Store
 from aggregator.totals import CallTotals
-from tests.aggregator.events import NOON, call
+from tests.aggregator.events import NOON, call, entry, events_in
 from tests.conftest import RedisServer, wait_until
 from usage_meter import keys
 from usage_meter.event import UsageEvent
@@ -39,10 +38,6 @@ class Obstacle:
         self._before = before
         self._after = after
         self.loads: list[int] = []
-
-    def insert(self, events: Sequence[UsageEvent]) -> None:
-        self._before(b"".join(event.id for event in events))
-        self._store.insert(events)
 
     def load(self, blocks: bytes) -> None:
         self.loads.append(len(blocks))
@@ -83,7 +78,8 @@ def running(one: Consumer) -> Iterator[threading.Event]:
 def send(client: "redis.Redis", *events: UsageEvent, shard: int = 0) -> bytes:
     """As an app sends them: one entry; its id."""
     client.sadd(keys.SHARDS, shard)
-    id: bytes = client.xadd(keys.events(shard), dict(fields_of(events)))  # type: ignore[arg-type, assignment]
+    id: Any = client.xadd(keys.events(shard), entry(*events))
+    assert isinstance(id, bytes)
     return id
 
 
@@ -142,9 +138,9 @@ def test_many_small_entries_become_one_insert(redis_client: "redis.Redis", store
 
 
 def test_a_backlog_is_taken_in_batches_of_bounded_size(redis_client: "redis.Redis", store: Store) -> None:
-    entry = [call(user=f"user-{number}") for number in range(1000)]
+    events = [call(user=f"user-{number}") for number in range(1000)]
     sent = BATCH_EVENTS // 1000 + 4
-    fields: Any = fields_of(entry)
+    fields = entry(*events)
     for _ in range(sent):
         redis_client.xadd(keys.events(0), fields)
     watched = Obstacle(store)
@@ -154,13 +150,13 @@ def test_a_backlog_is_taken_in_batches_of_bounded_size(redis_client: "redis.Redi
 
     assert taken == [BATCH_EVENTS // 1000 + 1, 3]
     assert max(watched.loads) < 400 * BATCH_EVENTS
-    assert stored(store) == ids(entry)
+    assert stored(store) == ids(events)
 
 
 def test_a_long_backlog_of_one_shard_does_not_hold_up_another(redis_client: "redis.Redis", store: Store) -> None:
-    entry: Any = fields_of([call(user=f"user-{number}") for number in range(1000)])
+    fields = entry(*(call(user=f"user-{number}") for number in range(1000)))
     for _ in range(BATCH_EVENTS // 1000 + 4):
-        redis_client.xadd(keys.events(0), entry)
+        redis_client.xadd(keys.events(0), fields)
     send(redis_client, call(), shard=5)
 
     consumer(redis_client, store).step()
@@ -269,7 +265,7 @@ def test_consumers_that_are_gone_are_forgotten_but_not_what_they_owe(redis_clien
     assert pending(redis_client) == 1
 
 
-GOOD: dict[bytes, bytes] = fields_of([call()])
+GOOD = entry(call())
 
 
 @pytest.mark.parametrize(
@@ -282,10 +278,12 @@ GOOD: dict[bytes, bytes] = fields_of([call()])
         ({**GOOD, b"b": GOOD[b"b"][:-9]}, "cut short"),
         ({**GOOD, b"n": b"2"}, "payload is not 2 events"),
         ({**GOOD, b"n": b"-1"}, "number of events is -1"),
-        (fields_of([call(status=70_000)]), "<= 65535"),
-        (fields_of([call(id=b"short")]), "length >= 16"),
-        (fields_of([call(credits_micro=10**18)]), "<= 999999999999999999"),
-        (fields_of([call(outcome="fine")]), "Invalid enum value 'fine'"),
+        (entry(call(status=70_000)), "<= 65535"),
+        (entry(call(id=b"short")), "length >= 16"),
+        (entry(call(credits_micro=10**18)), "<= 999999999999999999"),
+        (entry(call(outcome="fine")), "an event's dimensions cannot be read: Invalid enum value 'fine'"),
+        (entry(call(), call(workspace=7)), "an event's dimensions cannot be read: Expected `str`, got `int`"),
+        (entry(call(), call(attributes={"tier": 7})), "an event's attributes cannot be read: Expected `str`"),
     ],
 )
 def test_what_cannot_be_read_is_put_aside_with_the_reason(
@@ -318,7 +316,7 @@ def test_a_call_from_the_future_is_put_aside_without_its_neighbours(redis_client
     assert stored(store) == ids([present, tomorrow])
     (letter,) = letters(redis_client)
     assert letter[b"reason"] == b"starts more than a day in the future"
-    assert events_of(letter) == [next_week]
+    assert events_in(letter) == [next_week]
 
 
 def test_one_event_that_the_store_refuses_is_put_aside_alone(redis_client: "redis.Redis", store: Store) -> None:
@@ -340,9 +338,9 @@ def test_one_event_that_the_store_refuses_is_put_aside_alone(redis_client: "redi
     assert stored(store) == ids([event for event in events if event is not refused])
     (letter,) = letters(redis_client)
     assert letter[b"reason"] == b"the store refuses it: no such colour"
-    assert events_of(letter) == [refused]
+    assert events_in(letter) == [refused]
     assert one.statistics.events == 29
-    assert totals[0].requests.total() == 29
+    assert [one.requests.total() for one in totals] == [29]
 
 
 def test_a_store_that_fails_for_a_while_holds_up_and_loses_nothing(redis_client: "redis.Redis", store: Store) -> None:

@@ -13,11 +13,10 @@ from aggregator.cli import app
 from aggregator.consumer import Consumer
 from aggregator.dead_letters import DeadLetters
 from aggregator.embedded_redis import EmbeddedRedis
-from aggregator.entry import fields_of
 from aggregator.errors import NotFoundError
 from aggregator.query import Statement
 from aggregator.store import Store
-from tests.aggregator.events import call
+from tests.aggregator.events import call, entry
 from tests.conftest import RedisServer
 from usage_meter import keys
 
@@ -25,7 +24,8 @@ from usage_meter import keys
 def bury(client: "redis.Redis", reason: str, shard: int = 0, **fields: Any) -> str:
     """As the consumer does it; the letter's name."""
     client.sadd(keys.SHARDS, shard)
-    id: Any = client.xadd(keys.dead(shard), {**fields_of([call()]), **fields, "reason": reason})  # type: ignore[dict-item]
+    letter: dict[Any, Any] = {**entry(call()), **fields, "reason": reason}
+    id: Any = client.xadd(keys.dead(shard), letter)
     return f"{shard}/{id.decode()}"
 
 
@@ -59,7 +59,7 @@ def test_a_letter_that_says_nothing_of_itself_is_shown_all_the_same(redis_client
 def test_what_is_sent_again_is_stored_once_it_can_be(redis_client: "redis.Redis", store: Store) -> None:
     consumer = Consumer(redis_client, store, Backlog(redis_client), name="us")
     early = call(user="early")
-    newer: Any = {**fields_of([early]), b"v": b"2"}
+    newer = {**entry(early), b"v": b"2"}
     redis_client.xadd(keys.events(0), newer)
     consumer.step()
     (letter,) = dead(redis_client).all()

@@ -8,8 +8,7 @@ import pytest
 import redis
 
 from aggregator.store import Store
-from aggregator.totals import CallTotals
-from tests.aggregator.events import call
+from tests.aggregator.events import call, load
 from tests.aggregator.service import TestedService
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -30,7 +29,7 @@ def test_every_endpoint_is_in_the_readme(service: TestedService) -> None:
 
 def test_every_metric_is_in_the_readme_and_none_that_is_not(service: TestedService) -> None:
     service.store.insert([call()])
-    service.metrics.calls_stored(CallTotals([call(product="tts")]))
+    service.metrics.calls_stored(load(call(product="tts")).totals)
     text = service.http.get("/metrics").text
     served = set(re.findall(r"^# TYPE (usage_meter_\w+) ", text, re.MULTILINE))
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggregator.block import BLOCK_EVENTS
 from aggregator.errors import StoreError
 from aggregator.query import Statement
+from aggregator.rows import PART_ROWS
 from aggregator.store import Store
 from tests.aggregator.events import NOON, call
 from tests.aggregator.inserting import EVENTS
@@ -212,7 +212,7 @@ def test_versions_of_one_event_in_one_insert_are_one_event(store: Store) -> None
 
     store.insert([*versions[1000:], *versions[:1000]])
 
-    assert len(versions) < BLOCK_EVENTS
+    assert len(versions) < PART_ROWS
     assert read(store) == [versions[-1]]
 
 
