@@ -1,5 +1,8 @@
--- The store's tables. Statements are separated by a line that holds only a semicolon.
---
+-- The store's tables, in numbered sections that are applied in order when a store is opened (see schema.py).
+-- A section never changes once it is released: what comes later is a section of its own. Statements are separated by a
+-- line that holds only a semicolon, and each may be run again (IF NOT EXISTS): a crash may have left a section half done.
+
+-- version 1: events, and what people set
 -- events: every call, once. A redelivered, re-imported or corrected event has the same key (workspace, started, id)
 -- and is collapsed to its highest version, at the latest by FINAL when it is read.
 --   ORDER BY: every question names a workspace and a range of time, so both lead; the id makes the key unique.

@@ -12,7 +12,6 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from importlib import resources
 from itertools import cycle
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +22,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from urllib3.exceptions import HTTPError
 
+from aggregator import schema
 from aggregator.block import COLUMNS, blocks_by_day
 from aggregator.download import Download
 from aggregator.errors import BusyError, RejectedError, StoreError
@@ -61,15 +61,16 @@ _DATA_ERRORS = {6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 407}
 class Store:
     """Opens the store and brings its schema up; a context manager. Raises StoreError with what would be right."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, sections: Sequence[schema.Section] | None = None) -> None:
         self._url = url
+        self._sections = schema.released() if sections is None else sections
         self._lock = _lock(Path(urlsplit(url).path)) if urlsplit(url).scheme == "chdb" else None
         self._streams = threading.BoundedSemaphore(STREAMS)
         self._clients: queue.LifoQueue[Client | None] = queue.LifoQueue()
         try:
             for _ in range(CLIENTS):
                 self._clients.put(_connect(url))
-            self._create_tables()
+            self._bring_forward()
         except (ClickHouseError, OSError, ImportError) as error:
             self.close()
             raise StoreError(f"cannot open the store {without_password(url)}: {_first_line(error)}") from error
@@ -178,10 +179,11 @@ class Store:
                 client.close()
             self._clients.put(kept)
 
-    def _create_tables(self) -> None:
-        schema = resources.files("aggregator").joinpath("schema.sql").read_text()
+    def _bring_forward(self) -> None:
         with self._client() as client:
-            for statement in schema.split("\n;\n"):
+            client.command(schema.VERSIONS)
+            applied = client.query(schema.APPLIED).result_rows[0][0]
+            for statement in schema.statements_after(applied, self._sections):
                 client.command(statement)
 
 

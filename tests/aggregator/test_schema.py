@@ -1,0 +1,107 @@
+"""The schema's versions: every store that was ever released opens and is brought forward, whatever happened to it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from aggregator.errors import StoreError
+from aggregator.query import Statement
+from aggregator.schema import Section, released, sections, statements_after
+from aggregator.store import Store
+from tests.aggregator.events import call
+from tests.test_commands import run
+
+FAILS = "SELECT throwIf(1, 'the machine dies here')"
+
+
+def columns(store: Store) -> list[tuple[str, ...]]:
+    """What the store consists of, but for the versions themselves."""
+    found = Statement(
+        "SELECT table, name, type FROM system.columns WHERE database = currentDatabase() "
+        "AND table != 'schema_versions' ORDER BY ALL",
+        {},
+    )
+    return [tuple(row) for row in store.select(found)]
+
+
+def version(store: Store) -> int:
+    return int(store.select(Statement("SELECT max(version) FROM schema_versions", {}))[0][0])
+
+
+def execute(store: Store, *statements: str) -> None:
+    for statement in statements:
+        store.select(Statement(statement, {}))
+
+
+def test_sections_count_up_and_keep_their_statements() -> None:
+    text = "-- about\n\n-- version 1: a\nCREATE a\n;\n-- why\nCREATE b\n;\n-- version 2: c\nALTER a\n"
+
+    assert sections(text) == [Section(1, ("CREATE a", "-- why\nCREATE b")), Section(2, ("ALTER a",))]
+    with pytest.raises(ValueError, match=r"the schema's sections are \[1, 3\]: must count up from 1"):
+        sections(text.replace("version 2", "version 3"))
+
+
+def test_a_store_older_than_versions_is_brought_forward_with_its_data(tmp_path: Path) -> None:
+    url, first = f"chdb://{tmp_path}", released()[0]
+    with Store(url, [first]) as store:
+        store.insert([call(), call()])
+        execute(store, "DROP TABLE schema_versions")
+
+    with Store(url) as store:
+        assert version(store) == len(released())
+        assert store.select(Statement("SELECT count() FROM events FINAL", {})) == [(2,)]
+
+
+def test_what_is_new_is_applied_once_to_a_store_that_has_data(tmp_path: Path) -> None:
+    url, known = f"chdb://{tmp_path}", released()
+    following = Section(len(known) + 1, ("ALTER TABLE events ADD COLUMN IF NOT EXISTS colour String DEFAULT 'red'",))
+    with Store(url) as store:
+        store.insert([call()])
+
+    with Store(url, [*known, following]) as store:
+        assert store.select(Statement("SELECT colour FROM events FINAL", {})) == [("red",)]
+        execute(store, "ALTER TABLE events MODIFY COLUMN colour DEFAULT 'blue'")
+        store.insert([call(user="later")])
+    with Store(url, [*known, following]) as store:
+        assert version(store) == following.version
+        found = store.select(Statement("SELECT colour FROM events FINAL WHERE user = 'later'", {}))
+        assert found == [("blue",)], "the section was applied again"
+
+
+@pytest.mark.parametrize("done", [0, 1, 3])
+def test_a_crash_in_the_middle_of_a_section_is_healed_by_the_next_start(tmp_path: Path, done: int) -> None:
+    *before, last = released()
+    url, broken = f"chdb://{tmp_path}", Section(last.version, (*last.statements[:done], FAILS))
+    with pytest.raises(StoreError, match="the machine dies here"):
+        Store(url, [*before, broken])
+
+    with Store(url) as store:
+        healed = columns(store)
+        assert version(store) == last.version
+    with Store(f"chdb://{tmp_path / 'new'}") as store:
+        assert columns(store) == healed
+
+
+def test_services_that_start_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """As two aggregators on one server: each reads the version before the other has applied anything."""
+    with Store(f"chdb://{tmp_path}", []) as store:
+        both = [list(statements_after(version(store), released())) for _ in range(2)]
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda statements: execute(store, *statements), both))
+
+        assert version(store) == len(released())
+        store.insert([call()])
+        assert store.select(Statement("SELECT count() FROM events FINAL", {})) == [(1,)]
+
+
+def test_a_store_that_a_newer_release_wrote_is_left_alone(tmp_path: Path) -> None:
+    ahead = len(released()) + 1
+    with Store(f"chdb://{tmp_path}", [*released(), Section(ahead, ("SELECT 1",))]):
+        pass
+
+    found = run("serve", "--store-url", f"chdb://{tmp_path}", "--redis-url", "embedded", "--port", "0")
+
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"usage-meter: the store has schema version {ahead}, and this release knows ")
+    assert len(found.stderr.strip().splitlines()) == 1
