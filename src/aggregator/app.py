@@ -19,10 +19,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, elevenlabs, export, live_api, pages
+from aggregator import api, directory, export, live_api, pages
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
+from aggregator.elevenlabs import api as elevenlabs
 from aggregator.embedded_redis import EmbeddedRedis
 from aggregator.errors import SettingsError, StoreError
 from aggregator.ingest import Ingest

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from aggregator.buckets import to_us
 from aggregator.dimensions import Binder, Condition, Filter, expression, filter_problem
-from aggregator.elevenlabs_terms import dimension_of, unknown
+from aggregator.elevenlabs.terms import dimension_of, unknown
 from usage_meter.event import MICRO
 
 Operation = Literal["in", "not_in", "le", "ge", "lt", "gt", "eq", "neq"]

@@ -11,9 +11,9 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from aggregator import elevenlabs_openapi as openapi
 from aggregator.api import PrincipalOf, body_of, json_response
-from aggregator.elevenlabs_accounts import (
+from aggregator.elevenlabs import openapi
+from aggregator.elevenlabs.accounts import (
     Account,
     credits_limit,
     groups,
@@ -23,7 +23,7 @@ from aggregator.elevenlabs_accounts import (
     search,
     used,
 )
-from aggregator.elevenlabs_tables import (
+from aggregator.elevenlabs.tables import (
     RequestsBody,
     UsageBody,
     parsed,
@@ -32,8 +32,8 @@ from aggregator.elevenlabs_tables import (
     usage_document,
     usage_table,
 )
-from aggregator.elevenlabs_terms import LABEL_COLUMNS
-from aggregator.elevenlabs_usage import character_stats, character_stats_document
+from aggregator.elevenlabs.terms import LABEL_COLUMNS
+from aggregator.elevenlabs.usage import character_stats, character_stats_document
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.parameters import QueryString

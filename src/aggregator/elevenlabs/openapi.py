@@ -6,9 +6,9 @@ from pydantic import BaseModel
 
 from aggregator.buckets import INTERVALS
 from aggregator.dimensions import DIMENSIONS
-from aggregator.elevenlabs_tables import RequestsBody, UsageBody
-from aggregator.elevenlabs_terms import BREAKDOWNS, HAS_API_KEY, MAX_STEP_SECONDS, MAX_TIME_MS, METRICS
-from aggregator.elevenlabs_usage import INTERVALS as THEIR_INTERVALS
+from aggregator.elevenlabs.tables import RequestsBody, UsageBody
+from aggregator.elevenlabs.terms import BREAKDOWNS, HAS_API_KEY, MAX_STEP_SECONDS, MAX_TIME_MS, METRICS
+from aggregator.elevenlabs.usage import INTERVALS as THEIR_INTERVALS
 from aggregator.measures import METRICS as OUR_METRICS
 from aggregator.openapi import TEXT, WORKSPACE, Schema, error, fields, list_of, operation, parameter
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aggregator.buckets import from_us
 from aggregator.dimensions import Filter, is_dimension
-from aggregator.elevenlabs_tables import capped
-from aggregator.elevenlabs_terms import (
+from aggregator.elevenlabs.tables import capped
+from aggregator.elevenlabs.terms import (
     BREAKDOWNS,
     HAS_API_KEY,
     MAX_STEP_SECONDS,

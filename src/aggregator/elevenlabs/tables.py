@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from aggregator.buckets import from_us
 from aggregator.dimensions import Condition, Filter
-from aggregator.elevenlabs_filters import Operation, condition
-from aggregator.elevenlabs_terms import (
+from aggregator.elevenlabs.filters import Operation, condition
+from aggregator.elevenlabs.terms import (
     AUDIO_SECONDS,
     COLUMNS,
     LABEL_COLUMNS,

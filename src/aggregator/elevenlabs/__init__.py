@@ -1,0 +1,1 @@
+"""ElevenLabs' own calls, so that their unmodified SDK works against this service: docs/elevenlabs.md says how far."""
