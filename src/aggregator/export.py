@@ -1,4 +1,4 @@
-"""Answers as CSV and JSON. Pure: takes answers, gives text.
+"""Answers as CSV and JSON. Pure: takes answers, gives text. (The Request Log's files: request_file.py.)
 
 RFC 4180 with CRLF. A cell that a spreadsheet would run as a formula gets an apostrophe in front: values come from
 whoever called the API, and the file is opened by somebody else. Numbers are printed exactly.
@@ -9,7 +9,6 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 
@@ -17,16 +16,10 @@ from aggregator.buckets import from_us
 from aggregator.measures import Number
 from aggregator.query import Series, UsageAnswer, UsageQuery
 
+PIECE_CHARACTERS = 64 * 1024  # of a CSV at once: each piece is handed from thread to thread
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 _encoder = msgspec.json.Encoder(decimal_format="number")
-
-LOG_COLUMNS = (
-    "time", "id", "kind", "workspace", "user", "groups", "api_key", "api_key_hint", "product", "voice", "model",
-    "region", "source", "method", "route", "path", "status", "outcome", "error", "duration_ms", "ttfb_ms",
-    "request_bytes", "response_bytes", "credits", "quantities", "attributes", "request_id", "trace_id", "instance",
-    "version",
-)  # fmt: skip
 
 
 def to_json(value: object) -> bytes:
@@ -59,9 +52,11 @@ def usage_csv(answer: UsageAnswer, layout: str = "long") -> Iterator[str]:
     writer = csv.writer(buffer)
     for row in rows:
         writer.writerow(row)
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
+        if buffer.tell() > PIECE_CHARACTERS:
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
 
 
 def usage_filename(query: UsageQuery) -> str:
@@ -123,27 +118,3 @@ def _wide(answer: UsageAnswer) -> Iterator[Sequence[str]]:
     yield ["bucket", *map(cell, names)]
     for i, bound in enumerate(answer.bounds):
         yield [iso(bound, query), *(_number(one.values[i]) for one in answer.series)]
-
-
-def requests_csv(records: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Calls as CSV; lists and maps as JSON text."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(LOG_COLUMNS)
-    for record in records:
-        writer.writerow([_text(record[name]) for name in LOG_COLUMNS])
-        if buffer.tell() > 1 << 16:
-            yield buffer.getvalue()
-            buffer.seek(0)
-            buffer.truncate()
-    yield buffer.getvalue()
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return cell(value)
-    if isinstance(value, int | float | Decimal):
-        return _number(value)
-    return to_json(value).decode()

@@ -84,7 +84,7 @@ def _time(offsets: list[Shift], bind: Binder) -> str:
 
 def _milliseconds(micros: str) -> str:
     """As Python prints the float: 250.0, 0.5, 1234.567. The product is exact, since decimals add up their scales."""
-    return f"concat(toString({micros} * toDecimal32('0.001', 3)), if({micros} % 1000 = 0, '.0', ''))"
+    return f"concat(toString({micros} * toDecimal64('0.001', 3)), if({micros} % 1000 = 0, '.0', ''))"
 
 
 def _suspicious() -> str:
