@@ -16,11 +16,7 @@ def rows_of(fields: Fields) -> list[EventRow]:
         version, count, payload = int(fields[b"v"]), int(fields[b"n"]), fields[b"b"]
     except (KeyError, ValueError):
         raise UsageEventError("the entry must have the fields v and n, whole numbers, and b") from None
-    if version != FORMAT_VERSION:
-        raise UsageEventError(
-            f"the entry's format is {version}: this aggregator reads {FORMAT_VERSION}; it needs an update"
-        )
-    return unpack_rows(payload, count)
+    return unpack_rows(payload, count, version)
 
 
 def fields_of(rows: Sequence[EventRow]) -> dict[bytes, bytes]:

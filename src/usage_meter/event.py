@@ -5,9 +5,10 @@ others (its dimensions), then its own. The fields stand in the order below, so o
 its array, with a default. A reader meets the same few dimensions again and again, each time in the same bytes, and
 decodes them once: that is twice as fast as reading thirty fields of every event.
 
-A stream entry carries many events: `pack` concatenates the encoded events and deflates them, which costs Redis a
-quarter of the bytes. `unpack` and `unpack_rows` check every field's type and range, so that nothing that does not fit
-the store's columns gets past them.
+A stream entry carries many events: `pack` compresses the encoded events as one, to a quarter of their bytes. With zstd
+that takes a fifth of zlib's time; an app that has no zstd uses zlib, and the entry's version says which it was.
+`unpack` and `unpack_rows` check every field's type and range, so that nothing that does not fit the store's columns
+gets past them.
 """
 
 import itertools
@@ -17,21 +18,39 @@ import time
 import zlib
 from binascii import hexlify
 from collections.abc import Iterable
+from contextlib import suppress
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Annotated, Literal, TypeVar
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
 
 from usage_meter.fork_mark import fork_mark
 
-FORMAT_VERSION = 1
-"""Version of the stream entry's payload (field `v`). A reader that meets a higher one dead-letters the entry."""
+
+def _optional_zstd() -> Any:
+    """The one that comes with Python 3.14, else the same for older ones (extra `zstd`); None where there is none."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with suppress(ImportError):
+            return import_module(name)
+    return None
+
+
+zstd = _optional_zstd()
+
+ZLIB, ZSTD = 1, 2
+_FAULTS = (zlib.error, zstd.ZstdError) if zstd else (zlib.error,)
+FORMAT_VERSION = ZSTD if zstd else ZLIB
+"""Version of the stream entry's payload (field `v`) as `pack` makes it: what the events are compressed with. A reader
+that meets an unknown one dead-letters the entry."""
 
 MICRO = 1_000_000
 MAX_CREDITS_MICRO = 10**18 - 1  # what Decimal(18, 6) holds at rest
 MAX_TIME_US = 7_258_118_400_000_000  # 2200-01-01: far enough, and inside the store's date-time type
-MAX_PAYLOAD_BYTES = 64 * 1024 * 1024  # inflated; a deflated bomb must not take the consumer's memory
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024  # decompressed; a bomb must not take the consumer's memory
+_WINDOW_LOG = 26  # the same for what zstd may ask for to look back into
 
 Kind = Literal["request", "webhook"]
 Outcome = Literal["ok", "client_error", "server_error", "exception", "disconnected"]
@@ -135,27 +154,60 @@ def encode(event: UsageEvent) -> bytes:
 
 
 def pack(encoded: bytes | bytearray | memoryview) -> bytes:
-    """Deflate concatenated encoded events into the payload of one stream entry (level 1: speed over the last 10 %)."""
-    return zlib.compress(encoded, 1)
+    """Compress concatenated encoded events into the payload of one stream entry of version FORMAT_VERSION."""
+    if zstd:
+        packed: bytes = zstd.compress(encoded, options=_zstd_options())
+        return packed
+    return zlib.compress(encoded, 1)  # speed over the last 10 %
 
 
-def unpack(payload: bytes, count: int) -> list[UsageEvent]:
+def unpack(payload: bytes, count: int, version: int = FORMAT_VERSION) -> list[UsageEvent]:
     """The `count` events of a payload, each checked. Raises UsageEventError and never anything else."""
-    return [_event(row) for row in unpack_rows(payload, count)]
+    return [_event(row) for row in unpack_rows(payload, count, version)]
 
 
-def unpack_rows(payload: bytes, count: int) -> list[EventRow]:
+def unpack_rows(payload: bytes, count: int, version: int = FORMAT_VERSION) -> list[EventRow]:
     """The `count` rows of a payload. Raises UsageEventError and never anything else."""
-    inflater = zlib.decompressobj()
-    try:
-        body = inflater.decompress(payload, MAX_PAYLOAD_BYTES)
-    except zlib.error as error:
-        raise UsageEventError(f"payload does not inflate: {error}") from error
-    if not inflater.eof:
-        raise UsageEventError(f"payload is cut short, or inflates to more than {MAX_PAYLOAD_BYTES} bytes")
     if not 0 <= count < 2**32:
         raise UsageEventError(f"number of events is {count}: must be 0 to 2**32 - 1")
-    return decode_rows(body, count)
+    return decode_rows(_decompressed(payload, version), count)
+
+
+def _decompressed(payload: bytes, version: int) -> bytes:
+    decompressor = _decompressor(version)
+    try:
+        body: bytes = decompressor.decompress(payload, MAX_PAYLOAD_BYTES)
+    except _FAULTS as error:
+        raise UsageEventError(f"payload does not inflate: {error}") from error
+    if not decompressor.eof:
+        raise UsageEventError(f"payload is cut short, or inflates to more than {MAX_PAYLOAD_BYTES} bytes")
+    return body
+
+
+def _decompressor(version: int) -> Any:
+    if version == ZLIB:
+        return zlib.decompressobj()
+    if version != ZSTD:
+        raise UsageEventError(
+            f"the entry's format is {version}: this aggregator reads {ZLIB} and {ZSTD}; it needs an update"
+        )
+    if not zstd:
+        raise UsageEventError("the entry's format is 2, which takes zstd: install usage-meter[zstd]")
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+
+
+@cache
+def _zstd_options() -> dict[Any, int]:
+    """Level 1, told of its input: a slice is up to 1 MiB (a window of 2**20), and what repeats in it is long. It saves
+    4 % of the bytes for free; level 2 would save as much again for half as long again. The checksum finds damage."""
+    parameter = zstd.CompressionParameter
+    return {
+        parameter.compression_level: 1,
+        parameter.window_log: 20,
+        parameter.hash_log: 15,
+        parameter.min_match: 6,
+        parameter.checksum_flag: 1,
+    }
 
 
 def decode_rows(encoded: bytes, count: int) -> list[EventRow]:

@@ -273,7 +273,7 @@ GOOD = entry(call())
     [
         ({b"v": b"1", b"n": b"1"}, "must have the fields v and n, whole numbers, and b"),
         ({**GOOD, b"n": b"one"}, "must have the fields v and n, whole numbers, and b"),
-        ({**GOOD, b"v": b"99"}, "the entry's format is 99: this aggregator reads 1; it needs an update"),
+        ({**GOOD, b"v": b"99"}, "the entry's format is 99: this aggregator reads 1 and 2; it needs an update"),
         ({**GOOD, b"b": b"not deflated"}, "does not inflate"),
         ({**GOOD, b"b": GOOD[b"b"][:-9]}, "cut short"),
         ({**GOOD, b"n": b"2"}, "payload is not 2 events"),

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import RedisServer, wait_until
 from usage_meter import Meter, UsageEvent, keys
-from usage_meter.event import new_id, unpack
+from usage_meter.event import FORMAT_VERSION, new_id, unpack
 from usage_meter.recorder import Recorder, Statistics
 from usage_meter.settings import MeterSettings
 
@@ -34,7 +34,7 @@ def stored(client: Any, shard: int = 0) -> list[UsageEvent]:
     """Every event of a shard's stream, in order."""
     events: list[UsageEvent] = []
     for _, fields in _entries(client, shard):
-        assert fields[b"v"] == b"1"
+        assert fields[b"v"] == b"%d" % FORMAT_VERSION
         events += unpack(fields[b"b"], int(fields[b"n"]))
     return events
 
