@@ -59,7 +59,7 @@ def test_an_app_without_zstd_packs_with_zlib_and_says_what_it_cannot_read(tmp_pa
 
 def zstd_frame_with_a_huge_window() -> bytes:
     """Says by its header that its reader has to keep 2 GiB to look back into."""
-    large = {zstd.CompressionParameter.window_log: 31, zstd.CompressionParameter.content_size_flag: 0}
+    large: dict[int, int] = {zstd.CompressionParameter.window_log: 31, zstd.CompressionParameter.content_size_flag: 0}
     compressor = zstd.ZstdCompressor(options=large)
     frame: bytes = compressor.compress(ENCODED) + compressor.flush()
     return frame
