@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aggregator.block import blocks_by_day
-from aggregator.entry import Fields, fields_of, rows_of
+from aggregator.entry import Fields, fields_of, rows_of, salvaged
 from aggregator.rows import PART_ROWS, Rows
 from aggregator.totals import CallTotals
-from usage_meter.event import EventRow, UsageEventError
+from usage_meter.event import EventRow, UsageEventError, encode_row
 
 BATCH_EVENTS = 65_536  # few large inserts, whose fixed costs rule: some 15 MB, and a quarter of a second
 BATCH_BYTES = 32 * 1024 * 1024  # of blocks, where events are large
@@ -89,27 +89,36 @@ class Batch:
 
     def add(self, entry: Delivered) -> None:
         self.entries.append(entry)
-        try:
-            rows, ahead = self._read(entry)
-            self.load.add(rows)
-        except UsageEventError as error:
-            self.letters.append(Letter(entry.shard, entry.fields or {}, str(error)))
+        if entry.fields is None:
             return
-        if ahead:
-            self.letters.append(Letter(entry.shard, fields_of(ahead), "starts more than a day in the future"))
+        try:
+            self._take(entry.shard, rows_of(entry.fields))
+        except UsageEventError as error:
+            self._salvage(entry.shard, entry.fields, error)
 
     def readable(self) -> Iterator[tuple[int, list[EventRow]]]:
         """The shard and the rows of each entry, read once more."""
         for entry in self.entries:
             try:
-                rows, _ = self._read(entry)
-                Rows().add(rows)
+                rows, _ = salvaged(entry.fields or {})
             except UsageEventError:
-                continue  # a letter already
-            yield entry.shard, rows
+                continue  # removed meanwhile, or a letter already
+            yield entry.shard, [row for row in rows if row.started_us <= self._latest_us]
 
-    def _read(self, entry: Delivered) -> tuple[list[EventRow], list[EventRow]]:
-        """The rows that are to be stored, and those of the future."""
-        rows = rows_of(entry.fields) if entry.fields is not None else []
-        ahead = [row for row in rows if row.started_us > self._latest_us]
-        return ([row for row in rows if row.started_us <= self._latest_us] if ahead else rows), ahead
+    def _take(self, shard: int, rows: list[EventRow]) -> None:
+        """Raises UsageEventError, and has taken none of them, when one cannot be read."""
+        timely = [row for row in rows if row.started_us <= self._latest_us]
+        self.load.add(timely)
+        if len(timely) < len(rows):
+            ahead = [encode_row(row) for row in rows if row.started_us > self._latest_us]
+            self.letters.append(Letter(shard, fields_of(ahead), "starts more than a day in the future"))
+
+    def _salvage(self, shard: int, fields: Fields, error: UsageEventError) -> None:
+        """One bad event must not cost its neighbours."""
+        try:
+            rows, unreadable = salvaged(fields)
+        except UsageEventError:
+            self.letters.append(Letter(shard, fields, str(error)))
+            return
+        self._take(shard, rows)
+        self.letters += [Letter(shard, fields_of(events), reason) for reason, events in unreadable.items()]

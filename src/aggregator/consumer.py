@@ -26,7 +26,7 @@ from aggregator.entry import fields_of
 from aggregator.errors import RejectedError, StoreError
 from aggregator.totals import CallTotals
 from usage_meter import keys
-from usage_meter.event import EventRow
+from usage_meter.event import EventRow, encode_row
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Consumer:
             self._load(load)
         except RejectedError as error:
             if len(rows) == 1:
-                batch.letters.append(Letter(shard, fields_of(rows), f"the store refuses it: {error}"))
+                batch.letters.append(Letter(shard, fields_of([encode_row(rows[0])]), f"the store refuses it: {error}"))
                 return
             self._store_or_bury(batch, shard, rows[: len(rows) // 2])
             self._store_or_bury(batch, shard, rows[len(rows) // 2 :])

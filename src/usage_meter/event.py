@@ -141,6 +141,8 @@ _HEADERS = _array_header(len(EventRow.__struct_fields__)) + _array_header(len(Ev
 
 _encode = msgspec.msgpack.Encoder().encode
 _rows_decoder = msgspec.msgpack.Decoder(list[EventRow])
+_row_decoder = msgspec.msgpack.Decoder(EventRow)
+_events_decoder = msgspec.msgpack.Decoder(list[Raw])
 _dimensions_decoder = msgspec.msgpack.Decoder(EventDimensions)
 _attributes_decoder = msgspec.msgpack.Decoder(dict[str, str])
 
@@ -168,9 +170,12 @@ def unpack(payload: bytes, count: int, version: int = FORMAT_VERSION) -> list[Us
 
 def unpack_rows(payload: bytes, count: int, version: int = FORMAT_VERSION) -> list[EventRow]:
     """The `count` rows of a payload. Raises UsageEventError and never anything else."""
-    if not 0 <= count < 2**32:
-        raise UsageEventError(f"number of events is {count}: must be 0 to 2**32 - 1")
     return decode_rows(_decompressed(payload, version), count)
+
+
+def split(payload: bytes, count: int, version: int = FORMAT_VERSION) -> list[bytes]:
+    """The events of a payload one by one, still encoded: some of them may not be readable. Raises UsageEventError."""
+    return [bytes(raw) for raw in _decoded_array(_events_decoder, _decompressed(payload, version), count)]
 
 
 def _decompressed(payload: bytes, version: int) -> bytes:
@@ -212,7 +217,7 @@ def _zstd_options() -> dict[Any, int]:
 
 def decode_rows(encoded: bytes, count: int) -> list[EventRow]:
     """Concatenated events as rows, checked but for what is still encoded in them. Raises UsageEventError."""
-    return _decoded(_rows_decoder, b"\xdd" + count.to_bytes(4, "big") + encoded, f"payload is not {count} events")
+    return _decoded_array(_rows_decoder, encoded, count)
 
 
 def decode_dimensions(encoded: bytes) -> EventDimensions:
@@ -225,8 +230,16 @@ def decode_attributes(encoded: bytes) -> dict[str, str]:
     return _decoded(_attributes_decoder, encoded, "an event's attributes cannot be read")
 
 
+def decode_event(encoded: bytes) -> EventRow:
+    """One event, checked to the last of its fields. Raises UsageEventError."""
+    row = _decoded(_row_decoder, encoded, "an event cannot be read")
+    decode_dimensions(bytes(row.dimensions))
+    decode_attributes(bytes(row.attributes))
+    return row
+
+
 def encode_row(row: EventRow) -> bytes:
-    """The same bytes that the row was read from."""
+    """As `encode` does it; only an array's header may be shorter."""
     return _encode(row)
 
 
@@ -235,6 +248,12 @@ def _event(row: EventRow) -> UsageEvent:
     fields |= msgspec.structs.asdict(decode_dimensions(bytes(fields.pop("dimensions"))))
     fields["attributes"] = decode_attributes(bytes(row.attributes))
     return UsageEvent(**fields)
+
+
+def _decoded_array(decoder: "msgspec.msgpack.Decoder[T]", encoded: bytes, count: int) -> T:
+    if not 0 <= count < 2**32:
+        raise UsageEventError(f"number of events is {count}: must be 0 to 2**32 - 1")
+    return _decoded(decoder, b"\xdd" + count.to_bytes(4, "big") + encoded, f"payload is not {count} events")
 
 
 def _decoded(decoder: "msgspec.msgpack.Decoder[T]", encoded: bytes, fault: str) -> T:

@@ -282,8 +282,8 @@ GOOD = entry(call())
         (entry(call(id=b"short")), "length >= 16"),
         (entry(call(credits_micro=10**18)), "<= 999999999999999999"),
         (entry(call(outcome="fine")), "an event's dimensions cannot be read: Invalid enum value 'fine'"),
-        (entry(call(), call(workspace=7)), "an event's dimensions cannot be read: Expected `str`, got `int`"),
-        (entry(call(), call(attributes={"tier": 7})), "an event's attributes cannot be read: Expected `str`"),
+        (entry(call(workspace=7)), "an event's dimensions cannot be read: Expected `str`, got `int`"),
+        (entry(call(attributes={"tier": 7})), "an event's attributes cannot be read: Expected `str`"),
     ],
 )
 def test_what_cannot_be_read_is_put_aside_with_the_reason(
@@ -303,6 +303,47 @@ def test_what_cannot_be_read_is_put_aside_with_the_reason(
     assert letter == fields
     assert redis_client.xlen(keys.events(0)) == 0
     assert one.statistics.dead == 1
+
+
+def test_one_event_that_cannot_be_read_does_not_cost_its_neighbours(redis_client: "redis.Redis", store: Store) -> None:
+    good = [call() for _ in range(20)]
+    too_dear = [call(credits_micro=10**18), call(credits_micro=10**18)]
+    nobodys, ahead = call(workspace=7), call(started_us=time.time_ns() // 1000 + 7 * FUTURE_US)
+    send(redis_client, *good[:7], too_dear[0], nobodys, *good[7:], ahead, too_dear[1])
+    one = consumer(redis_client, store)
+
+    one.step()
+
+    assert stored(store) == ids(good)
+    found = {letter[b"reason"].decode().partition(":")[0]: letter for letter in letters(redis_client)}
+    assert set(found) == {
+        "an event cannot be read",
+        "an event's dimensions cannot be read",
+        "starts more than a day in the future",
+    }
+    assert found["an event cannot be read"][b"b"] == entry(*too_dear)[b"b"]
+    assert found["an event's dimensions cannot be read"][b"b"] == entry(nobodys)[b"b"]
+    assert events_in(found["starts more than a day in the future"]) == [ahead]
+    assert one.statistics.events == 20
+    assert one.statistics.dead == 3
+
+
+def test_what_was_salvaged_is_found_again_when_the_store_refuses_another(
+    redis_client: "redis.Redis", store: Store
+) -> None:
+    good, refused, unreadable = call(), call(), call(credits_micro=10**18)
+    send(redis_client, good, refused, unreadable)
+
+    def refuse(blocks: bytes) -> None:
+        if refused.id in blocks:
+            raise RejectedError("no such colour")
+
+    consumer(redis_client, Obstacle(store, before=refuse)).step()
+
+    assert stored(store) == [good.id]
+    first, second = letters(redis_client)
+    assert first[b"b"] == entry(unreadable)[b"b"]
+    assert events_in(second) == [refused]
 
 
 def test_a_call_from_the_future_is_put_aside_without_its_neighbours(redis_client: "redis.Redis", store: Store) -> None:

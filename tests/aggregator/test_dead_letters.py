@@ -59,7 +59,8 @@ def test_a_letter_that_says_nothing_of_itself_is_shown_all_the_same(redis_client
 def test_what_is_sent_again_is_stored_once_it_can_be(redis_client: "redis.Redis", store: Store) -> None:
     consumer = Consumer(redis_client, store, Backlog(redis_client), name="us")
     early = call(user="early")
-    newer = {**entry(early), b"v": b"2"}
+    mended = entry(early)
+    newer = {**mended, b"v": b"99"}
     redis_client.xadd(keys.events(0), newer)
     consumer.step()
     (letter,) = dead(redis_client).all()
@@ -71,7 +72,7 @@ def test_what_is_sent_again_is_stored_once_it_can_be(redis_client: "redis.Redis"
     assert (again.reason, again.fields[b"b"]) == (letter.reason, letter.fields[b"b"])
 
     redis_client.xdel(keys.dead(0), again.id)
-    redis_client.xadd(keys.dead(0), {**newer, b"v": b"1", b"reason": b"mended by hand"})
+    redis_client.xadd(keys.dead(0), {**mended, b"reason": b"mended by hand"})
     for letter in dead(redis_client).all():
         dead(redis_client).retry(letter)
     consumer.step()
