@@ -1,6 +1,5 @@
 """The app that the fault suite runs behind real servers: it answers at once, and is metered from the environment."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -18,13 +17,7 @@ async def answer(
     receive: Callable[[], Awaitable[Message]],
     send: Callable[[Message], Awaitable[None]],
 ) -> None:
-    if scope["type"] == "lifespan":
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await asyncio.to_thread(meter.close)
-        await send({"type": "lifespan.shutdown.complete"})
-        return
+    assert scope["type"] == "http"  # it knows no lifespan: the middleware closes the meter
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 

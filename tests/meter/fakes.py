@@ -20,6 +20,14 @@ class ListRecorder:
         self.in_flight: Counter[tuple[str, str]] = Counter()
         self.peak: Counter[tuple[str, str]] = Counter()
         self.failures: list[tuple[str, BaseException]] = []
+        self.life: list[str] = []
+
+    def open(self) -> None:
+        self.life.append("open")
+
+    def close(self) -> bool:
+        self.life.append("close")
+        return True
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool:
         self.events.append(copy(event))  # a call goes on filling its own

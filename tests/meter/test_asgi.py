@@ -10,7 +10,8 @@ import pytest
 
 from tests.meter.fakes import ListMeter, known, known_later
 from usage_meter import Caller, usage
-from usage_meter.asgi import App, Message, Receive, Scope, Send, UsageMeterMiddleware
+from usage_meter.asgi import UsageMeterMiddleware
+from usage_meter.asgi_call import App, Message, Receive, Scope, Send
 
 KEY = "sk_0123456789abcdef"
 ALICE = Caller(workspace="acme", user="alice", groups=("staff",), api_key=KEY)
@@ -471,7 +472,7 @@ async def test_everything_else_passes_through(meter: ListMeter) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append((scope, receive, send))
 
-    scope: Scope = {"type": "lifespan"}
+    scope: Scope = {"type": "of tomorrow"}
     server = Server()
     await UsageMeterMiddleware(app, meter)(scope, server.receive, server.send)
 

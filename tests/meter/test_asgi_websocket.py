@@ -8,7 +8,8 @@ import pytest
 
 from tests.meter.fakes import ListMeter, known
 from usage_meter import Caller, usage
-from usage_meter.asgi import App, Message, Receive, Scope, Send, UsageMeterMiddleware
+from usage_meter.asgi import UsageMeterMiddleware
+from usage_meter.asgi_call import App, Message, Receive, Scope, Send
 
 CONNECT: Message = {"type": "websocket.connect"}
 ACCEPT: Message = {"type": "websocket.accept"}

@@ -1,0 +1,87 @@
+"""What a request and a WebSocket of an ASGI app have in common: the words of the protocol, the headers that say who
+calls, and an end that may come from any side.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from usage_meter.call import CLIENT_CLOSED, Call, Metered
+from usage_meter.event import Outcome
+from usage_meter.framework import RouteByPath
+from usage_meter.route import route_of
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_HEADERS = frozenset({b"xi-api-key", b"x-api-key", b"authorization", b"x-request-id", b"traceparent"})
+"""All request headers that are ever looked at; names come in lower case from every server."""
+
+
+class Door(Protocol):
+    """The middleware, as far as a call has to know it."""
+
+    meter: Metered
+    progress_seconds: float
+    route_by_path: RouteByPath
+
+
+class ASGICall(Call):
+    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
+
+    disconnected = False
+
+    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send, method: str) -> None:
+        found: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in REQUEST_HEADERS:
+                found.setdefault(name, value)  # of two, the frameworks take the first
+        callers = door.meter.callers
+        identity = callers.by_key(_key(found)) if found else callers.anonymous
+        super().__init__(door.meter, method, scope["path"], identity)
+        self.door = door
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        if b"x-request-id" in found or b"traceparent" in found:
+            self.trace(
+                found.get(b"x-request-id", b"").decode("latin-1"), found.get(b"traceparent", b"").decode("latin-1")
+            )
+
+    def framework_route(self) -> str:
+        route = route_of(self.scope)
+        return self.door.route_by_path(self.event.path) if route is None else route
+
+    def broke(self, error: BaseException) -> None:
+        """The app raised, or was cancelled."""
+        cancelled = not isinstance(error, (Exception, SystemExit, KeyboardInterrupt))
+        name = "" if cancelled else type(error).__name__
+        if self.disconnected or cancelled:
+            self.end("disconnected", CLIENT_CLOSED, name)
+        else:
+            self.end("exception", 500, name)  # the status that the server makes of it
+
+    def returned(self) -> None:
+        """The app is done. What it left open, the server answers with a 500 or cuts off."""
+        if self.disconnected:
+            self.end("disconnected", CLIENT_CLOSED)
+        else:
+            self.end("server_error", 500, "IncompleteResponse")
+
+    def end(self, outcome: Outcome, status: int, error: str = "") -> None:
+        """An end that the app has not told by itself; `status` and `error` stand in where none is known yet."""
+        if self.finished:
+            return
+        self.outcome = outcome
+        self.event.status = self.event.status or status
+        self.event.error = self.event.error or error
+        self.finish()
+
+
+def _key(found: dict[bytes, bytes]) -> str:
+    key = found.get(b"xi-api-key") or found.get(b"x-api-key")
+    if key is None and (authorization := found.get(b"authorization")) and authorization[:7].lower() == b"bearer ":
+        key = authorization[7:]
+    return "" if key is None else key.strip().decode("latin-1")
