@@ -30,6 +30,7 @@ from aggregator.ingest import Ingest
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.live import Live
+from aggregator.look import Look
 from aggregator.metrics import CONTENT_TYPE, Metrics
 from aggregator.reader import Reader
 from aggregator.revocations import Revocations
@@ -102,6 +103,7 @@ class Service:
             client=client,
             live=live,
             role=self.role,
+            look=settings.look,
         )
         if self.role != "api":
             thread = threading.Thread(target=consumer.run, args=(self._stop,), name="usage-meter-consumer", daemon=True)
@@ -124,19 +126,23 @@ def create_app(
     client: "redis.Redis",
     live: Live,
     role: Role = "all",
+    look: Look | None = None,
 ) -> FastAPI:
     """The web application over these objects: no I/O happens here."""
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, static_url="/static/docs", title="usage-meter")
     api.add_error_handlers(app)
     _add_operations(app, metrics, store, client)
     if role != "consumer":
-        principal = api.principal_of(tokens, Failures())
+        failures = Failures()
+        principal = api.principal_of(tokens, failures)
         app.include_router(live_api.router(reader, live, Labels(store), principal))  # before /requests/{id}
         app.include_router(api.router(reader, ingest, principal))
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
         app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
         app.include_router(elevenlabs.router(reader, labels, limits, principal))
-        app.include_router(pages.router(reader, principal))
+        app.include_router(
+            pages.router(reader, principal, tokens=tokens, failures=failures, look=look, labels=labels, limits=limits)
+        )
     if not tokens.required:
         # Without a secret whoever reaches us is an operator: a web page elsewhere must not, by a name that it
         # makes point to this machine.

@@ -7,17 +7,23 @@ specification but in the configuration that `theme` gives, so that a chart chang
 configuration alone. Hovering is the signal `cursor` (a bucket's index or -1), which the page sets.
 """
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from aggregator.axes import (
+    axis_title,
+    in_seconds,
+    lookup,
+    number_format,
+    time_axis,
+    unit_suffix,
+    value_axis,
+    value_scale,
+)
 from aggregator.colors import CARD, OTHER_SLOT, Theme, color, slots
-from aggregator.measures import Number, is_additive, unit
+from aggregator.measures import Number, is_additive
 from aggregator.query import OTHER, Series, UsageAnswer
-from aggregator.ticks import ticks
 from aggregator.wording import (
-    INTERVAL_NAMES,
     bucket_end_us,
     bucket_name,
     dimension_name,
@@ -33,12 +39,12 @@ SHAPES: tuple[Shape, ...] = ("bars", "lines")
 
 MAX_DRAWN = 1500  # buckets: more than a wide screen has pixels for
 MAX_CELLS = 24_000  # buckets times series: beyond it a browser takes seconds to draw
+MAX_ROWS = 200  # series: more colours than anybody tells apart, and rows than a screen or an image has room for
 _HEIGHT = 300
-_IMAGE_WIDTH, _IMAGE_HEIGHT = 960, 360  # fits a mail and a page of a document
+IMAGE_WIDTH, _IMAGE_HEIGHT = 960, 360  # fits a mail and a page of a document
 _DENSE = 150  # buckets beyond which gaps between bars would be thinner than a pixel on a laptop
 _POINTS = 45  # buckets up to which a line shows its points
 _GAP = 0.22  # of a bucket's width between bars
-_SECONDS_FROM_MS = 10_000  # on an axis that reaches this far, milliseconds would be all zeros
 _HEAT_ROW = 26  # pixels for a row of a heat map
 _LIMIT_COLOR = "#e5484d"  # red on both cards
 _ROW = 34  # pixels for a bar with its name
@@ -76,7 +82,8 @@ def shape_of(text: str, metric: str) -> Shape:
 
 
 def is_drawable(answer: UsageAnswer) -> bool:
-    return len(answer.bounds) <= MAX_DRAWN and len(answer.bounds) * len(answer.series) <= MAX_CELLS
+    buckets, series = len(answer.bounds), len(answer.series)
+    return buckets <= MAX_DRAWN and series <= MAX_ROWS and buckets * series <= MAX_CELLS
 
 
 def usage_chart(answer: UsageAnswer, metric: str, shape: Shape | None = None, log: bool = False) -> Spec:
@@ -86,7 +93,7 @@ def usage_chart(answer: UsageAnswer, metric: str, shape: Shape | None = None, lo
     if answer.query.interval == "total":
         return _frame(text) | _totals(series, metric)
     shape = "lines" if log else shape or default_shape(metric)
-    return _over_time(answer, series, metric, _axis_title(metric, series), text, shape, log)
+    return _over_time(answer, series, metric, axis_title(metric, series), text, shape, log)
 
 
 def lines_chart(answer: UsageAnswer, title: str, limit: int | None = None) -> Spec:
@@ -94,7 +101,7 @@ def lines_chart(answer: UsageAnswer, title: str, limit: int | None = None) -> Sp
     metric = answer.query.metrics[0]
     names = ", ".join(metric_name(one.metric).lower() for one in answer.series)
     text = f"{title}: {names}, {range_name(answer.query.start_us, answer.query.end_us, answer.query.zone)}."
-    spec = _over_time(answer, answer.series, metric, title + _unit_of_axis(metric, answer.series), text, "lines", False)
+    spec = _over_time(answer, answer.series, metric, title + unit_suffix(metric, answer.series), text, "lines", False)
     if limit is not None:
         rule = {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.5, "aria": False, "clip": True}
         where = {"y": {"datum": limit, "type": "quantitative"}, "color": {"value": _LIMIT_COLOR}}
@@ -112,11 +119,11 @@ def heat_map(answer: UsageAnswer, metric: str) -> Spec:
         for i, value in enumerate(one.values)
         if value is not None
     ]
-    names = _lookup(range(len(series)), map(series_name, series))
+    names = lookup(range(len(series)), map(series_name, series))
     axis = {"labelExpr": names, "labelLimit": 240, "ticks": False, "domain": False, "title": None}
     legend = {
-        "title": _axis_title(metric, series), "orient": "top", "gradientLength": 160, "gradientThickness": 8,
-        "labelExpr": _number(metric, _in_seconds(metric, series)), "titleOrient": "left", "offset": 4,
+        "title": axis_title(metric, series), "orient": "top", "gradientLength": 160, "gradientThickness": 8,
+        "labelExpr": number_format(metric, in_seconds(metric, series)), "titleOrient": "left", "offset": 4,
         "titleFontWeight": "normal",
     }  # fmt: skip
     # By the square root: one slow hour among thousands must not make all others look the same.
@@ -125,7 +132,7 @@ def heat_map(answer: UsageAnswer, metric: str) -> Spec:
         "height": max(1, len(series)) * _HEAT_ROW,
         "data": {"values": rows},
         "params": [{"name": "cursor", "value": -1}],
-        "encoding": {"x": _time(answer, gap=0)},
+        "encoding": {"x": time_axis(answer, gap=0)},
         "layer": [
             {
                 "mark": {"type": "rect", "aria": False},
@@ -143,8 +150,8 @@ def _over_time(
     answer: UsageAnswer, series: Sequence[Series], metric: str, title: str, text: str, shape: Shape, log: bool
 ) -> Spec:
     gap = 0 if len(answer.bounds) > _DENSE else _GAP
-    axis = _value_axis(metric, title, series, log)
-    y = {"field": "value", "type": "quantitative", "axis": axis, "scale": _scale(metric, log)}
+    axis = value_axis(metric, title, series, log)
+    y = {"field": "value", "type": "quantitative", "axis": axis, "scale": value_scale(metric, log)}
     marks = _bars(answer, series, y) if shape == "bars" else _lines(answer, series, y, log)
     return _frame(text) | {
         "data": {"values": _rows(series, len(answer.bounds), log)},
@@ -153,7 +160,7 @@ def _over_time(
             {"fold": _columns(series), "as": ["series", "value"]},
             {"calculate": "toNumber(slice(datum.series, 1))", "as": "rank"},
         ],
-        "encoding": {"x": _time(answer, gap)},
+        "encoding": {"x": time_axis(answer, gap)},
         "layer": [_cursor(gap), *marks],
     }
 
@@ -205,12 +212,12 @@ def theme(name: Theme, series_slots: Sequence[int]) -> Spec:
     }  # fmt: skip
 
 
-def image(spec: Spec, heading: str, subtitle: str, names: Sequence[str]) -> Spec:
-    """A chart for a mail or a document: of a fixed size, with its title and the names of its series inside."""
+def image(spec: Spec, heading: str, subtitle: str, names: Sequence[str], width: int = IMAGE_WIDTH) -> Spec:
+    """A chart for a mail or a document: of its own size, with its title and the names of its series inside."""
     layers = [{**layer, "encoding": dict(layer["encoding"])} for layer in spec["layer"]]
     found = spec | {
         "layer": layers,
-        "width": _IMAGE_WIDTH,
+        "width": width,
         "padding": 20,
         "autosize": {"type": "pad"},
         "title": {"text": heading, "subtitle": subtitle},
@@ -224,7 +231,7 @@ def image(spec: Spec, heading: str, subtitle: str, names: Sequence[str]) -> Spec
                 "orient": "bottom",
                 "columns": 4,
                 "labelLimit": 200,
-                "labelExpr": _lookup((f"s{index}" for index in range(len(names))), names),
+                "labelExpr": lookup((f"s{index}" for index in range(len(names))), names),
             }
         }
     return found
@@ -329,84 +336,6 @@ def _cursor(gap: float) -> Spec:
     }
 
 
-def _time(answer: UsageAnswer, gap: float) -> Spec:
-    query = answer.query
-    marks = ticks(answer.bounds, query.interval, query.zone)
-    axis = {
-        "values": [tick.index for tick in marks],
-        "labelExpr": _lookup((tick.index for tick in marks), (list(tick.lines) for tick in marks)),
-        "labelAngle": 0,
-        "labelOverlap": "greedy",
-        "labelFlush": True,
-        "grid": False,
-        "ticks": True,
-        "tickSize": 4,
-        "title": f"{INTERVAL_NAMES[query.interval]} ({query.zone_name})",
-        "titlePadding": 10,
-    }
-    scale = {"paddingInner": gap, "paddingOuter": gap / 2, "domain": list(range(len(answer.bounds)))}
-    return {"field": "i", "type": "ordinal", "axis": axis, "scale": scale}
-
-
-def _lookup(keys: Iterable[object], values: Iterable[object]) -> str:
-    """A Vega expression that turns an axis' or legend's key into its text; the text is data, quoted as JSON."""
-    table = {str(key): value for key, value in zip(keys, values, strict=True)}
-    return f"({json.dumps(table)})[datum.value]"
-
-
-def _value_axis(metric: str, title: str, series: Sequence[Series], log: bool) -> Spec:
-    axis: Spec = {"title": title, "tickCount": 5, "labelExpr": _number(metric, _in_seconds(metric, series))}
-    if log:
-        axis["values"] = _powers(series)
-    if unit(metric) in ("requests", "calls") and metric != "concurrency_average":
-        axis["tickMinStep"] = 1  # half a request is no place on an axis
-    return axis
-
-
-def _powers(series: Sequence[Series]) -> list[float]:
-    """Places on a logarithmic axis: powers of ten, and twice and five times them where there are few."""
-    values = [float(value) for one in series for value in one.values if value is not None and value > 0]
-    if not values:
-        return [1]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    steps = (1, 2, 5) if high - low <= 2 else (1,)
-    return [step * 10.0**power for power in range(low, high + 1) for step in steps]
-
-
-def _in_seconds(metric: str, series: Sequence[Series]) -> bool:
-    values = (float(value) for one in series for value in one.values if value is not None)
-    return unit(metric) == "ms" and max(values, default=0) >= _SECONDS_FROM_MS
-
-
-def _axis_title(metric: str, series: Sequence[Series]) -> str:
-    return metric_name(metric) + _unit_of_axis(metric, series)
-
-
-def _unit_of_axis(metric: str, series: Sequence[Series]) -> str:
-    return {"ms": " (s)" if _in_seconds(metric, series) else " (ms)", "ratio": " (%)"}.get(unit(metric), "")
-
-
-def _number(metric: str, seconds: bool) -> str:
-    """A Vega expression for short numbers: 1.5k, 2M, 1B; bytes with their unit, shares as percents."""
-    kind = unit(metric)
-    if kind == "ratio":
-        return "format(datum.value, '.4~%')"
-    if kind == "ms":
-        return "format(datum.value / 1000, ',.3~r')" if seconds else "format(datum.value, ',.4~r')"
-    short = "replace(format(datum.value, '.3~s'), 'G', 'B')"
-    if kind == "bytes":
-        return "abs(datum.value) >= 1000 ? format(datum.value, '.3~s') + 'B' : format(datum.value, '~r') + ' B'"
-    return f"abs(datum.value) >= 1000 ? {short} : format(datum.value, '.4~g')"
-
-
-def _scale(metric: str, log: bool) -> Spec:
-    if log:
-        return {"type": "log", "nice": True}
-    if unit(metric) == "ratio":
-        return {"domainMax": 1, "zero": False, "nice": False, "padding": 4}
-    return {"zero": True, "nice": True}
-
-
 def _color(series: Sequence[Series]) -> Spec:
     return {
         "field": "series",
@@ -423,7 +352,7 @@ def _totals(series: Sequence[Series], metric: str) -> Spec:
         {"i": i, "series": f"s{i}", "value": length, "text": written(one.total, metric)}
         for i, (one, length) in enumerate(zip(series, lengths, strict=True))
     ]
-    names = _lookup(range(len(series)), map(series_name, series))
+    names = lookup(range(len(series)), map(series_name, series))
     row = {"labelExpr": names, "labelLimit": 220, "ticks": False, "domain": False, "title": None}
     most = max((abs(length or 0) for length in lengths), default=0)
     x: Spec = {"field": "value", "type": "quantitative", "axis": None}
@@ -439,27 +368,3 @@ def _totals(series: Sequence[Series], metric: str) -> Spec:
             {"mark": number, "encoding": {"text": {"field": "text"}}},
         ],
     }
-
-
-def sparkline(values: Sequence[Number | None], points: int) -> str:
-    """A path for an SVG of 100 by 24: the values from left to right, the greatest at the top, zero at the bottom.
-
-    Many values are drawn as the mean of every few; a gap stays one.
-    """
-    size = max(1, math.ceil(len(values) / points))
-    means = [_mean(values[i : i + size]) for i in range(0, len(values), size)]
-    most = max((mean for mean in means if mean is not None), default=0)
-    step = 100 / max(1, len(means) - 1)
-    path, pen = [], "M"
-    for i, mean in enumerate(means):
-        if mean is None:
-            pen = "M"
-            continue
-        path.append(f"{pen}{i * step:.4g} {23 - 22 * max(0.0, mean) / (most or 1):.4g}")
-        pen = "L"
-    return "".join(path)
-
-
-def _mean(values: Sequence[Number | None]) -> float | None:
-    found = [float(value) for value in values if value is not None]
-    return sum(found) / len(found) if found else None

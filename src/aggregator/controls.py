@@ -237,6 +237,11 @@ def filters(view: View, principal: Principal, names: Names | None = None) -> lis
     return found
 
 
+def filtered_by(view: View, principal: Principal) -> set[str]:
+    """The names of all filters that are set, as the address has them."""
+    return {name for name, _ in view.items if is_dimension(name.removeprefix("not."), principal.is_operator)}
+
+
 def pickable(view: View, principal: Principal, scope: str) -> list[Link]:
     """What one may filter by, each with the address that opens its values."""
     return [

@@ -16,10 +16,11 @@ from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any, BinaryIO
 
-from aggregator.errors import AggregatorError
+from aggregator.errors import AggregatorError, BusyError
 
 # Vega Embed brings Vega, Vega-Lite and the interpreter that a page without `unsafe-eval` needs.
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
+WAITING = 8  # charts drawn or waiting at once: each holds a thread of the server, and takes a tenth of a second
 DRAW_SECONDS = 60.0  # a chart takes a tenth of one, and the first, on a busy small machine, ten
 END_SECONDS = 2.0  # for the process to leave by itself
 
@@ -31,10 +32,11 @@ class DrawingError(AggregatorError):
 
 
 class Drawing:
-    """Draws one chart at a time; any thread may ask."""
+    """Draws one chart at a time; any thread may ask. Raises BusyError when WAITING others do, and DrawingError."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(WAITING)
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes]], Drawing] | None = None
 
@@ -51,10 +53,18 @@ class Drawing:
         return script
 
     def svg(self, spec: dict[str, Any], config: dict[str, Any]) -> bytes:
-        return self._ask({"what": "svg", "spec": spec, "config": config})
+        return self._draw({"what": "svg", "spec": spec, "config": config})
 
     def png(self, spec: dict[str, Any], config: dict[str, Any], scale: float = 2) -> bytes:
-        return self._ask({"what": "png", "spec": spec, "config": config, "scale": scale})
+        return self._draw({"what": "png", "spec": spec, "config": config, "scale": scale})
+
+    def _draw(self, order: dict[str, Any]) -> bytes:
+        if not self._places.acquire(blocking=False):
+            raise BusyError(f"{WAITING} charts are being drawn: try again in a moment")
+        try:
+            return self._ask(order)
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """End the process; the next chart starts another."""

@@ -170,10 +170,18 @@ def _figure(
     )
 
 
+def linked(figure: Figure, answer: UsageAnswer, closer: Closer) -> Figure:
+    """The figure with another link for each bucket."""
+    pairs = zip(figure.rows, answer.bounds, strict=False)  # no rows where there is too much to draw
+    return replace(figure, rows=[replace(row, href=closer(answer.query, bound)) for row, bound in pairs])
+
+
 def too_much(answer: UsageAnswer) -> str:
     """Why this cannot be drawn, and what to do; empty where it can."""
     if charts.is_drawable(answer):
         return ""
+    if len(answer.series) > charts.MAX_ROWS and len(answer.bounds) <= charts.MAX_DRAWN:
+        return f"{len(answer.series):,} series are too many to draw: show fewer with top=20. The CSV has them all."
     lines = f" of {len(answer.series):,} series" if len(answer.series) > 1 else ""
     return (
         f"{len(answer.bounds):,} buckets{lines} are too many to draw: choose a coarser interval or a shorter range. "

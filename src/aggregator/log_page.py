@@ -81,16 +81,14 @@ class Call:
 
 
 def rows(view: View, records: Sequence[Mapping[str, Any]], zone: tzinfo) -> list[LogRow]:
-    tz = view.value("tz")
-    return [_row(record, zone, tz) for record in records]
+    return [_row(view, record, zone) for record in records]
 
 
-def _row(record: Mapping[str, Any], zone: tzinfo, tz: str) -> LogRow:
+def _row(view: View, record: Mapping[str, Any], zone: tzinfo) -> LogRow:
     moment = datetime.fromisoformat(record["time"]).astimezone(zone)
-    view = View(f"/requests/{record['id']}", (("tz", tz),) if tz else ())
     return LogRow(
         id=record["id"],
-        href=view.href(),
+        href=view.bare(f"/requests/{record['id']}").href(),
         time=f"{day(moment)}, {moment:%H:%M:%S}.{moment.microsecond // 1000:03}",
         iso=moment.isoformat(),
         method=record["method"] or NOTHING,
@@ -108,11 +106,11 @@ def _row(record: Mapping[str, Any], zone: tzinfo, tz: str) -> LogRow:
     )
 
 
-def call(record: Mapping[str, Any], zone: tzinfo, tz: str, trace: str) -> Call:
+def call(view: View, record: Mapping[str, Any], zone: tzinfo, trace: str) -> Call:
     """Everything known about one call, in groups; each text that others share links to them in the log."""
-    row = _row(record, zone, tz)
+    row = _row(view, record, zone)
     moment = datetime.fromisoformat(record["time"]).astimezone(zone)
-    log = View("/requests", (("tz", tz),) if tz else ())
+    log = view.bare("/requests")
     around = {"start": (moment - timedelta(days=1)).isoformat(), "end": (moment + timedelta(days=1)).isoformat()}
 
     def of(name: str, text: str = "") -> Fact:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from aggregator.errors import SettingsError
+from aggregator.look import Look
 
 PREFIX = "AGGREGATOR_"
 STORE_SCHEMES = ("chdb", "clickhouse", "http", "https")
@@ -54,6 +55,15 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", "Address to listen on; other than loopback only with a secret.")
     port: int = _setting(8080, "Port to listen on.")
+    company: str = _setting("usage-meter", "The name on the pages.")
+    logo: str = _setting("", "Path of an SVG or PNG file (at most 256 KiB): the logo on the pages.")
+    accent: str = _setting(
+        "", "The pages' colour, `#rrggbb`; made darker or lighter where text could not be read in it."
+    )
+    frame_ancestors: str = _setting(
+        "", "Origins that may show the pages in a frame, divided by spaces, such as `https://app.example.com`."
+    )
+    trace_url: str = _setting("", "Where a call's trace is seen: `https://traces.example.com/trace/{trace_id}`.")
 
     def __post_init__(self) -> None:
         _check_url(
@@ -74,6 +84,7 @@ class Settings:
                 f"{PREFIX}HOST is {self.host}, and {PREFIX}SECRET is not set: without a secret everybody who reaches "
                 "the service is an operator, so it listens on 127.0.0.1 only; set a secret of at least 32 characters"
             )
+        _ = self.look  # which checks itself
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> "Settings":
@@ -86,6 +97,17 @@ class Settings:
         if self.is_embedded_store:
             return Path(urlsplit(self.store_url).path)
         return Path.cwd() / "usage-data"
+
+    @property
+    def look(self) -> Look:
+        """How the pages look. Raises SettingsError."""
+        return Look(
+            name=self.company,
+            logo=self.logo,
+            accent=self.accent,
+            frame_ancestors=self.frame_ancestors,
+            trace_url=self.trace_url,
+        )
 
     @property
     def is_embedded_store(self) -> bool:

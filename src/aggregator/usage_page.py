@@ -9,6 +9,7 @@ from aggregator.buckets import HOUR_US, Interval, floor_us
 from aggregator.figure import Cell, Entry, cell, narrowed
 from aggregator.measures import Number, is_additive
 from aggregator.query import Series, UsageAnswer, UsageQuery
+from aggregator.sparkline import sparkline
 from aggregator.view import View
 from aggregator.wording import change, dimension_name, metric_name, percent, series_name, share
 
@@ -96,7 +97,7 @@ def _series_row(view: View, one: Series, slot: int, whole: Number | None, before
         total=cell(one.total, one.metric),
         share=part,
         share_text=percent(part),
-        spark=charts.sparkline(one.values, _SPARKS),
+        spark=sparkline(one.values, _SPARKS),
         change=change(one.total, before),
     )
 

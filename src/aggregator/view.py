@@ -12,12 +12,15 @@ from urllib.parse import urlencode
 
 Items = tuple[tuple[str, str], ...]
 
-SHOWN_ONLY = ("chart", "scale", "sort", "theme", "compact", "past", "panel", "pick", "find")
+LAYOUT = ("compact", "theme")
+"""How all pages look: kept wherever one goes."""
+SHOWN_ONLY = (*LAYOUT, "chart", "scale", "sort", "past", "panel", "width", "pick", "find")
 """Parameters of the page that are not the API's: they change how numbers are shown, never which."""
 USAGE_ONLY = ("metric", "interval", "breakdown", "cumulative", "top", "layout")
 LOG_ONLY = ("q", "min_latency", "limit", "cursor", "order")
 RANGE_ONLY = ("start", "end", "last")
-_OF_ONE_PAGE = {*USAGE_ONLY, *LOG_ONLY, *SHOWN_ONLY} - {"compact"}
+_OF_ONE_PAGE = {*USAGE_ONLY, *LOG_ONLY, *SHOWN_ONLY} - set(LAYOUT)
+_OF_ALL_PAGES = ("tz", "scope", *LAYOUT)
 
 RANGES = {
     "1h": "Last hour",
@@ -84,6 +87,15 @@ class View:
     def elsewhere(self, path: str) -> str:
         """Another page for the same calls: the range, whose they are, and the filters come along."""
         return address(path, tuple(item for item in self.items if item[0] not in _OF_ONE_PAGE))
+
+    def bare(self, path: str) -> "View":
+        """Another page without this one's range and filters: only in whose eyes, and how it looks."""
+        return View(path, tuple(item for item in self.items if item[0] in _OF_ALL_PAGES))
+
+    def image_hrefs(self, path: str, changes: Mapping[str, str | None]) -> tuple[str, str]:
+        """The chart as an image for a light page and for a dark one."""
+        drawn = self.changed({**changes, "theme": None, "compact": None, "pick": None, "find": None})
+        return drawn.href(path=path), drawn.href({"theme": "dark"}, path)
 
 
 def canonical(items: Iterable[tuple[str, str]], today: date) -> Items | None:

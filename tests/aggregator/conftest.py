@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.drawing import Drawing
 from aggregator.query import Statement
 from aggregator.reader import Reader
 from aggregator.store import Store
+from tests.aggregator.site import Site
 
 _FILLED = Statement("SELECT name FROM system.tables WHERE database = currentDatabase() AND total_rows > 0", {})
 
@@ -38,3 +40,17 @@ def store(engine: Store, kept: set[str]) -> Store:
 def reader(store: Store) -> Reader:
     """Answers from that store, in which nothing is ever on its way."""
     return Reader(store, lambda: 0)
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Iterator[Drawing]:
+    """The process that draws; its start takes seconds."""
+    found = Drawing()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def site(store: Store, drawing: Drawing) -> Site:
+    """The pages over that store."""
+    return Site(store, drawing)

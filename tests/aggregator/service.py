@@ -14,6 +14,7 @@ from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
 from aggregator.ingest import Ingest
 from aggregator.live import Live
+from aggregator.look import Look
 from aggregator.metrics import Metrics
 from aggregator.reader import Reader
 from aggregator.revocations import Revocations
@@ -29,7 +30,7 @@ class TestedService:
 
     __test__ = False
 
-    def __init__(self, store: Store, client: "redis.Redis", secret: str = SECRET) -> None:
+    def __init__(self, store: Store, client: "redis.Redis", secret: str = SECRET, look: Look | None = None) -> None:
         self.store = store
         self.revocations = Revocations(store)
         self.tokens = Tokens(secret, revoked=self.revocations)
@@ -47,6 +48,7 @@ class TestedService:
             store=store,
             client=client,
             live=live,
+            look=look,
         )
         self.http = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
 

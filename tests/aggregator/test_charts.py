@@ -17,12 +17,12 @@ from aggregator.charts import (
     is_drawable,
     lines_chart,
     series_slots,
-    sparkline,
     theme,
     usage_chart,
 )
 from aggregator.colors import OTHER_SLOT, color
 from aggregator.query import OTHER
+from aggregator.sparkline import sparkline
 from tests.aggregator.answers import answer
 
 HOSTILE = "'];alert(1)//\"</script>\\u0027 · datum.x"

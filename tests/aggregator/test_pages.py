@@ -1,108 +1,19 @@
 """The pages without a browser: what a plain form gets, the headers that keep it safe, and images of charts."""
 
-import csv
 import gzip
-import io
 import json
 import re
-from collections.abc import Iterator
 from datetime import timedelta
-from html.parser import HTMLParser
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.testclient import TestClient
-from httpx import Response
 
-from aggregator import api, pages
-from aggregator.drawing import Drawing
 from aggregator.errors import StoreError
-from aggregator.export import usage_csv
-from aggregator.parameters import usage_query
 from aggregator.query import UsageAnswer, UsageQuery
-from aggregator.reader import Reader
 from aggregator.store import Store
-from aggregator.tokens import OPERATOR, Principal, TokenError
-from tests.aggregator.events import NOON, call, us
-
-NOW = NOON + timedelta(hours=2)
-WEEK = "last=7d&tz=Europe/Berlin"
-
-
-class Site:
-    """The pages over a real store, at a fixed time; `principal` is who asks."""
-
-    def __init__(self, store: Store) -> None:
-        self.reader = Reader(store, lambda: us(NOW))
-        self.store = store
-        self.principal: Principal | None = OPERATOR
-        self.drawing = Drawing()
-        app = FastAPI()
-        api.add_error_handlers(app)
-        app.include_router(pages.router(self.reader, self._who, self.drawing, NOW.timestamp))
-        self.http = TestClient(app, base_url="http://localhost", follow_redirects=False)
-
-    def _who(self, _: Request) -> Principal:
-        if self.principal is None:
-            raise TokenError("no token: send one")
-        return self.principal
-
-    def get(self, address: str, status: int = 200) -> Response:
-        response: Any = self.http.get(address)
-        assert response.status_code == status, response.text
-        return response  # type: ignore[no-any-return]
-
-    def csv(self, query: str) -> list[list[str]]:
-        """What `/v1/usage.csv` says for the same query string, a column per series."""
-        asked = usage_query(parse_qsl(query, keep_blank_values=True), self.principal or OPERATOR, us(NOW))
-        return list(csv.reader(io.StringIO("".join(usage_csv(self.reader.usage(asked), "wide")))))
-
-
-@pytest.fixture
-def site(store: Store) -> Iterator[Site]:
-    site = Site(store)
-    yield site
-    site.drawing.close()
-
-
-class Table(HTMLParser):
-    """The cells of the table with a class or an id, exact numbers where the text is shorter."""
-
-    def __init__(self, html: str, name: str) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self._name, self._inside, self._exact = name, False, ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        if tag == "table":
-            self._inside = self._name in (*(attributes.get("class") or "").split(), attributes.get("id"))
-        elif self._inside and tag == "tr":
-            self.rows.append([])
-        elif self._inside and tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._exact = ""
-        elif self._inside and tag == "data":
-            self._exact = attributes.get("value") or ""
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "table":
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside and self.rows and self.rows[-1]:
-            self.rows[-1][-1] += self._exact or data.strip()
-            self._exact = ""
-
-
-def numbers(rows: list[list[str]]) -> list[list[float | None]]:
-    def number(text: str) -> float | None:
-        return float(text.replace(",", "")) if text not in ("", "–") else None
-
-    return [[number(text) for text in row[1:]] for row in rows[1:]]
+from aggregator.tokens import Principal
+from tests.aggregator.events import NOON, call
+from tests.aggregator.site import WEEK, Site, Table, numbers
 
 
 def some_calls(store: Store) -> None:
@@ -408,18 +319,3 @@ def test_a_store_that_fails_is_a_page_that_says_so_without_its_secrets(
 
     assert "The store cannot answer now" in html
     assert "secret" not in html
-
-
-def test_a_chart_is_an_image_for_mails_and_documents(site: Site) -> None:
-    site.store.insert([call(NOON, credits=5, voice="<b>"), call(NOON, credits=3, voice="de")])
-
-    svg = site.get("/usage/chart.svg?breakdown=voice")
-    png = site.get("/usage/chart.png?breakdown=voice&theme=dark&chart=lines&scale=log")
-
-    assert svg.headers["content-type"].startswith("image/svg+xml")
-    assert svg.text.startswith("<svg")
-    assert "&lt;b&gt;" in svg.text
-    assert "Credits per day" in svg.text
-    assert svg.headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
-    assert png.content.startswith(b"\x89PNG")
-    assert "must be one of credits" in site.get("/usage/chart.svg?metric=glory", 422).text

@@ -2,7 +2,7 @@
 (() => {
   let theme = null;
   try { theme = localStorage.getItem("theme"); } catch { /* storage is closed to us inside some frames */ }
-  if (theme) document.documentElement.dataset.theme = theme;
+  if (theme && !document.documentElement.dataset.theme) document.documentElement.dataset.theme = theme;
 
   const address = new URL(location.href);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

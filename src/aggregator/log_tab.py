@@ -1,0 +1,71 @@
+"""The Request Log, and the page of each call in it: asks what they show. As data they are in `log_page`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Response
+
+from aggregator import log_page
+from aggregator.asked import Asked
+from aggregator.errors import QueryError
+from aggregator.frame import Context, Frame
+from aggregator.look import Look
+from aggregator.parameters import requests_query
+from aggregator.view import USAGE_ONLY
+
+PATH = "/requests"
+_ROWS = 50  # of one page, where the address does not say another number
+MAX_ROWS = 500
+
+
+class LogTab:
+    def __init__(self, frame: Frame, look: Look) -> None:
+        self._frame = frame
+        self._look = look
+
+    def page(self, asked: Asked) -> Response:
+        view = asked.view
+        context: Context = {
+            "csv": view.answer_href("/v1/requests.csv", *USAGE_ONLY, "cursor", "limit"),
+            "json": view.answer_href("/v1/requests", *USAGE_ONLY),
+            "rows": [],
+            "links": {},
+            "tail": log_page.tail_href(view),
+        }
+        items = view.asked(*USAGE_ONLY)
+        if not view.value("limit"):
+            items = (*items, ("limit", str(_ROWS)))
+        try:
+            query = requests_query(items, asked.principal, asked.now_us)
+            shown = asked.query((*asked.items, ("interval", "total")))
+        except QueryError as error:
+            return self._frame.refused(asked, error, "log.html", context)
+        answer = self._frame.reader.requests(replace(query, limit=min(query.limit, MAX_ROWS)))
+        context |= {
+            "empty": "" if answer.requests else "range",
+            "complete_until": "",
+            "rows": log_page.rows(view, answer.requests, asked.zone),
+            "links": log_page.page_links(view, answer.next_cursor),
+        }
+        return self._frame.page(asked, "log.html", shown, context)
+
+    def call(self, asked: Asked, id: str) -> Response:
+        """One call's own page. Raises NotFoundError."""
+        record = self._frame.reader.request(id, asked.principal.widest_audience())
+        trace = self._look.trace_href(record["trace_id"])
+        context: Context = {
+            "call": log_page.call(asked.view, record, asked.zone, trace),
+            "around": self._around(asked, record),
+        }
+        return self._frame.rendering.html(asked.request, "call.html", self._frame.head(asked, PATH) | context)
+
+    def _around(self, asked: Asked, record: Mapping[str, Any]) -> list[log_page.LogRow]:
+        """The call among those of the same key, the newest first."""
+        audience = asked.principal.widest_audience()
+        found: list[Sequence[Mapping[str, Any]]] = []
+        for later in (True, False):
+            query = log_page.neighbours(record, audience, later=later)
+            found.append(self._frame.reader.requests(query).requests if query else [])
+        after, before = found
+        return log_page.rows(asked.view, [*reversed(after), record, *before], asked.zone)
