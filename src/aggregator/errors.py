@@ -4,7 +4,8 @@ AggregatorError
 ├── SettingsError       a setting is unusable; the message names it and says what would be right
 ├── QueryError          a question is malformed; `problems` lists every fault, each with its parameter
 ├── StoreError          the store cannot be opened, or refused a statement
-└── NotFoundError       there is no such thing in what the asker may see
+├── NotFoundError       there is no such thing in what the asker may see
+└── ServiceError        the service that a command asked does not answer, or cannot now
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ class RejectedError(StoreError):
 
 class NotFoundError(AggregatorError):
     """Nothing by that name in what the asker may see."""
+
+
+class ServiceError(AggregatorError):
+    """The service that a command asked does not answer, or cannot now: nothing is wrong with the question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     user: Text = ""
     groups: Annotated[list[Text], Meta(max_length=100)] = []
     api_key: Text = ""
+    api_key_hint: Text = ""
     product: Text = ""
     voice: Text = ""
     model: Text = ""
@@ -74,6 +75,7 @@ class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     attributes: Annotated[dict[Text, Text], Meta(max_length=100)] = {}
     request_id: Text = ""
     trace_id: Text = ""
+    instance: Text = ""
 
 
 _decoder = msgspec.json.Decoder(list[IncomingEvent])
@@ -127,6 +129,7 @@ def _event(one: IncomingEvent, principal: Principal, now_us: int) -> UsageEvent:
         user=one.user,
         groups=tuple(dict.fromkeys(one.groups)),
         api_key=one.api_key,
+        api_key_hint=one.api_key_hint,
         product=one.product,
         voice=one.voice,
         model=one.model,
@@ -145,6 +148,7 @@ def _event(one: IncomingEvent, principal: Principal, now_us: int) -> UsageEvent:
         attributes=one.attributes,
         request_id=one.request_id,
         trace_id=one.trace_id,
+        instance=one.instance,
     )
 
 

@@ -8,11 +8,14 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from aggregator.errors import SettingsError
 from aggregator.look import Look
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PREFIX = "AGGREGATOR_"
 STORE_SCHEMES = ("chdb", "clickhouse", "http", "https")
@@ -114,10 +117,12 @@ class Settings:
         return urlsplit(self.store_url).scheme == "chdb"
 
 
-def explained(environ: Mapping[str, str], **overrides: Any) -> dict[str, tuple[Any, str]]:
+def explained(
+    environ: Mapping[str, str], settings: "type[DataclassInstance]" = Settings, **overrides: Any
+) -> dict[str, tuple[Any, str]]:
     """Each setting's value and where it came from: `option`, `environment` or `default` (its value then is None)."""
     found: dict[str, tuple[Any, str]] = {}
-    for one in fields(Settings):
+    for one in fields(settings):
         variable = PREFIX + one.name.upper()
         if overrides.get(one.name) is not None:
             found[one.name] = (overrides[one.name], "option")
@@ -128,12 +133,12 @@ def explained(environ: Mapping[str, str], **overrides: Any) -> dict[str, tuple[A
     return found
 
 
-def displayed(settings: Settings, name: str) -> str:
+def displayed(settings: "DataclassInstance", name: str) -> str:
     """A setting's value as it may be printed: secrets only as set or not, URLs without their password."""
     value = getattr(settings, name)
-    if Settings.__dataclass_fields__[name].metadata["secret"]:
+    if settings.__dataclass_fields__[name].metadata["secret"]:
         return "(set)" if value else "(not set)"
-    return without_password(value) if name.endswith("_url") else str(value)
+    return without_password(value) if name.endswith("url") else str(value)
 
 
 def _parsed(variable: str, text: str, type: Any) -> Any:
