@@ -44,6 +44,7 @@ OWNERS = {
     "chdb": set(),
     "prometheus_client": {"aggregator/metrics.py", "usage_meter/prometheus.py"},
     "opentelemetry": {"usage_meter/otel.py"},
+    "requests": {"usage_meter/requests.py"},
     "jwt": {"aggregator/tokens.py"},
     "typer": {"aggregator/cli.py", "aggregator/terminal.py"}
     | {f"aggregator/{name}_command.py" for name in ("dead", "import", "query", "tail", "token")},

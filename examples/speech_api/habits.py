@@ -211,7 +211,7 @@ INCIDENT_FATES = (Fate(700, 200, "ok", charged=True), Fate(280, 503, "server_err
 
 DELIVERIES = (
     Fate(965, 200, "ok"),
-    Fate(25, 500, "server_error", "http_500"),
+    Fate(25, 500, "server_error"),
     Fate(10, 0, "exception", "ConnectTimeout"),
 )
 """Of webhooks."""

@@ -35,7 +35,9 @@ QUARTER_US = 15 * 60 * MICRO
 DAY_US = QUARTERS * QUARTER_US
 DRAWS = 4096  # lognormal numbers drawn beforehand: choosing one of them costs a fifth of drawing one
 INCIDENT_DAYS = 0.08  # the share of days on which something breaks for a while
-WEBHOOK_DELAY_US = 40_000  # from the end of a transcription to the attempt to deliver it
+WEBHOOK_DELAY_US = 40_000  # from the end of a transcription to the first attempt to deliver it
+WEBHOOK_RETRY_US = 5 * MICRO  # from the end of an attempt to the next
+WEBHOOK_ATTEMPTS = 3
 EPOCH = date(1970, 1, 1)
 
 # Each fate as often as it happens: choosing from such a list is the quickest draw there is.
@@ -72,7 +74,8 @@ class _Customer:
     """Of the offers, cumulated."""
     attributes: dict[str, str]
     """Shared by all of its events, which are never changed."""
-    delivery_attributes: dict[str, str]
+    delivery_attributes: list[dict[str, str]]
+    """The same of its webhooks, for each attempt."""
 
 
 class History:
@@ -122,7 +125,7 @@ class History:
             call = _call(chance, customer, offer, started_us, size, delay, fate)
             yield call
             if offer.service.webhook and fate.charged:
-                yield _delivery(chance, customer, offer, call, delay)
+                yield from _deliveries(chance, customer, offer, call, delay)
 
 
 def _call(
@@ -165,11 +168,32 @@ def _call(
     )
 
 
-def _delivery(chance: random.Random, customer: _Customer, offer: _Offer, call: UsageEvent, delay: float) -> UsageEvent:
-    """The webhook that tells the customer that its transcript is there."""
-    account = customer.account
-    fate = chance.choice(_DELIVERED)
+def _deliveries(
+    chance: random.Random, customer: _Customer, offer: _Offer, call: UsageEvent, delay: float
+) -> Iterator[UsageEvent]:
+    """The webhook that tells the customer that its transcript is there, tried until it is taken."""
     started_us = call.started_us + call.duration_us + WEBHOOK_DELAY_US
+    for attributes in customer.delivery_attributes:
+        fate = chance.choice(_DELIVERED)
+        attempt = _attempt(chance, customer, offer, call, started_us, delay, fate, attributes)
+        yield attempt
+        if fate.outcome == "ok":
+            return
+        started_us += attempt.duration_us + WEBHOOK_RETRY_US
+
+
+def _attempt(
+    chance: random.Random,
+    customer: _Customer,
+    offer: _Offer,
+    call: UsageEvent,
+    started_us: int,
+    delay: float,
+    fate: Fate,
+    attributes: dict[str, str],
+) -> UsageEvent:
+    """As `meter.webhook` records it."""
+    account = customer.account
     duration_us = 10 * MICRO if fate.outcome == "exception" else int(180_000 * delay)
     return UsageEvent(
         id=_id(chance, started_us),
@@ -188,12 +212,12 @@ def _delivery(chance: random.Random, customer: _Customer, offer: _Offer, call: U
         source=customer.habit.source,
         method="POST",
         route="speech_to_text_transcription",
-        path=f"/hooks/{account.user}/transcripts",
+        path=f"hooks.{account.workspace}.example/{account.user}/transcripts",
         status=fate.status,
         outcome=fate.outcome,
         error=fate.error,
         request_bytes=call.response_bytes + 300,
-        attributes=customer.delivery_attributes,
+        attributes=attributes,
         request_id=call.request_id,
         instance="history",
     )
@@ -261,8 +285,8 @@ def _customer(account: Account, habit: Habit, hash_key: HashKey) -> _Customer:
                 share = voice_often / sum(voices.values()) * model_often / sum(service.models.values())
                 weights.append(often * share)
     tier = {"tier": account.tier}
-    first_attempt = {**tier, "attempt": "1"}
-    return _Customer(account, habit, *hash_key(account.api_key), offers, list(accumulate(weights)), tier, first_attempt)
+    attempts = [{**tier, "attempt": str(attempt)} for attempt in range(1, WEBHOOK_ATTEMPTS + 1)]
+    return _Customer(account, habit, *hash_key(account.api_key), offers, list(accumulate(weights)), tier, attempts)
 
 
 def _offer(service: Service, voice: str, model: str) -> _Offer:

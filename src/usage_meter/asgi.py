@@ -7,7 +7,8 @@ The server's lifespan says when to begin, and when to send what is left (see `li
 """
 
 from usage_meter.asgi_call import App, Receive, Scope, Send
-from usage_meter.call import Metered, current
+from usage_meter.call import Metered
+from usage_meter.current import current
 from usage_meter.framework import listen
 from usage_meter.http_call import HTTPCall
 from usage_meter.lifespan import Lifespan

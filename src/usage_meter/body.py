@@ -8,7 +8,8 @@ the server then closes the body without having asked for its end: the client was
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
-from usage_meter.call import Call, current
+from usage_meter.call import Call
+from usage_meter.current import current
 
 BODILESS = (204, 304)  # statuses whose response ends with its headers: nobody asks for the end of a body
 

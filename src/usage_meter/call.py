@@ -1,16 +1,13 @@
 """One call: its state from the first byte to the last, and how that becomes an event.
 
-The doors (`asgi`, `wsgi`, …) make one `Call` each and tell it what they see; `usage` is how the app adds what only it
-knows. The current call hangs on a context variable as one shared object, so that a thread or task that inherits the
-context fills the same call, also after the response has started. What arrives after the event was recorded (a
-background task that sets the credits) sends the same event with the next version, which replaces it.
+The doors (`asgi`, `wsgi`, …) make one `Call` each and tell it what they see; `usage` (in `current`) is how the app adds
+what only it knows. What arrives after the event was recorded (a background task that sets the credits) sends the same
+event with the next version, which replaces it.
 
 Nothing here raises into the app: what cannot be used is counted and logged once for its kind.
 """
 
-import logging
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from datetime import date
 from decimal import Decimal
 from enum import Enum
@@ -30,8 +27,6 @@ from usage_meter.event import Outcome, UsageEvent, id_text, new_id, outcome_of, 
 
 T = TypeVar("T")
 
-logger = logging.getLogger("usage_meter")
-
 # Lengths in characters. Longer texts are cut: they come from clients, and each event has to stay small.
 PATH_LENGTH = 2048
 ATTRIBUTE_LENGTH = 1024
@@ -41,7 +36,7 @@ NAMES_PER_CALL = 64  # quantities and attributes each: more is a mistake in a lo
 CLIENT_CLOSED = 499  # of a call whose client left before a status was sent; nginx made the number customary
 
 DIMENSIONS = frozenset({"product", "voice", "model", "region", "source", "route", "error"})
-IDENTIFIERS = frozenset({"user", "request_id"})
+IDENTIFIERS = frozenset({"user", "request_id", "trace_id"})
 """The texts that `usage.set` takes by name; what is no such name is a quantity or an attribute. A dimension may take
 only so many new values a minute, an identifier any."""
 
@@ -210,7 +205,7 @@ class Call:
 
     # What the app tells, by way of `usage`.
 
-    def set(self, values: Mapping[str, object]) -> None:
+    def fill(self, values: Mapping[str, object]) -> None:
         """Takes what it can use; a strange value is counted and logged once, and the others are still taken."""
         for name, value in values.items():
             try:
@@ -266,71 +261,6 @@ class Call:
 
     def idle(self) -> None:
         """The work that `busy` announced is done."""
-
-
-class Busy:
-    """What `usage.busy()` gives: a context manager, with `with` and with `async with`."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call | None) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        if self._call:
-            self._call.busy()
-
-    def __exit__(self, *error: object) -> None:
-        if self._call:
-            self._call.idle()
-
-    async def __aenter__(self) -> None:
-        self.__enter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        self.__exit__()
-
-
-class Usage:
-    """How a handler adds to its own call what only it knows. Never raises; outside of a call it does nothing."""
-
-    def __init__(self) -> None:
-        self._warned = False
-
-    def set(self, /, **values: object) -> None:
-        """Adds to the current call; may be called again, later and from anywhere the context reaches.
-
-        `credits` (int, float, Decimal or str), the event's dimensions `product`, `voice`, `model`, `region`,
-        `source`, `user`, `route`, `error`, `request_id` and `outcome` by name; any other number is a quantity, any
-        other text (or true and false) an attribute; None is skipped.
-        """
-        if call := self._call("set"):
-            call.set(values)
-
-    def identify(self, caller: Caller) -> None:
-        """Names the caller of the current call, after the app's own authentication."""
-        if call := self._call("identify"):
-            call.identify(caller)
-
-    def busy(self) -> Busy:
-        """While it is entered (`with` or `async with`), the current WebSocket counts as a concurrent call.
-
-        A socket that never enters it counts for its whole life.
-        """
-        return Busy(self._call("busy"))
-
-    def _call(self, what: str) -> Call | None:
-        call = current.get()
-        if call is None and not self._warned:
-            self._warned = True
-            logger.warning("usage.%s was called outside of a call: it does nothing there (logged once)", what)
-        return call
-
-
-current: ContextVar[Call | None] = ContextVar("usage_meter_call", default=None)
-"""The call that this task or thread works for."""
-
-usage = Usage()
 
 
 def _text(name: str, value: object, length: int) -> str:

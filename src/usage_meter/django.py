@@ -25,8 +25,9 @@ from django.http.response import HttpResponseBase
 from django.urls import Resolver404, get_script_prefix, resolve
 
 from usage_meter.body import BodyCall, Chunks, LaterChunks
-from usage_meter.call import CLIENT_CLOSED, Metered, current
+from usage_meter.call import CLIENT_CLOSED, Metered
 from usage_meter.caller import TEXT_LENGTH, clean
+from usage_meter.current import current
 from usage_meter.meter import Meter
 from usage_meter.route import UNMATCHED, braces
 

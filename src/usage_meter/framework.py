@@ -7,7 +7,7 @@ Nothing of a framework is imported unless the app is made of it.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from usage_meter.call import current
+from usage_meter.current import current
 from usage_meter.route import UNMATCHED, braces, route_of_environ
 
 LAYERS = 16  # middlewares that are looked through on the way to the framework's own app; more would be a cycle

@@ -9,11 +9,12 @@ from typing import Self
 
 import msgspec
 
-from usage_meter.caller import Callers, Identify
+from usage_meter.caller import Caller, Callers, Identify
 from usage_meter.cardinality import CardinalityGuard
 from usage_meter.event import UsageEvent
 from usage_meter.recorder import Recorder
 from usage_meter.settings import MeterSettings
+from usage_meter.webhook import Webhook
 
 _check = msgspec.msgpack.Decoder(UsageEvent).decode
 
@@ -69,6 +70,34 @@ class Meter:
             self.recorder.count_dropped("invalid")
             return False
         return self.recorder.record(event)
+
+    def webhook(
+        self,
+        url: object,
+        *,
+        route: str = "",
+        method: str = "POST",
+        caller: Caller | None = None,
+        attempt: int = 1,
+        request_id: str = "",
+        **values: object,
+    ) -> Webhook:
+        """An outgoing delivery: enter it (`with` or `async with`) for each attempt, and say what was `answered`.
+
+        `route` is the template to group it by, by default the URL's host and path. `caller` is whose webhook it is,
+        by default the caller of the current call, as `request_id` is that call's. `attempt` is the number of the first
+        attempt; `values` are as for `usage.set`. Never raises.
+        """
+        return Webhook(
+            self,
+            url,
+            route=route,
+            method=method,
+            caller=caller,
+            attempt=attempt,
+            request_id=request_id,
+            values=values,
+        )
 
     def close(self, timeout: float = 5.0) -> bool:
         """Send what is left, for at most `timeout` seconds; true when Redis has everything."""

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from usage_meter.body import BodyCall, Chunks, SizedChunks
-from usage_meter.call import Call, Metered, current
+from usage_meter.call import Call, Metered
 from usage_meter.caller import TEXT_LENGTH, clean
+from usage_meter.current import current
 from usage_meter.framework import listen
 from usage_meter.route import route_of_environ
 

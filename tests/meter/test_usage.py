@@ -14,7 +14,8 @@ import pytest
 
 from tests.meter.fakes import ListMeter
 from usage_meter import Caller, usage
-from usage_meter.call import Call, current
+from usage_meter.call import Call
+from usage_meter.current import current
 
 
 class Door:
@@ -67,14 +68,14 @@ class Integral:
     [(3, 3_000_000), (0.1, 100_000), (Decimal("2.5"), 2_500_000), ("0.000001", 1), (-4, -4_000_000)],
 )
 def test_credits_are_exact_in_every_form(door: Door, credits: Any, micro: int) -> None:
-    door.call.set({"credits": credits})
+    door.call.fill({"credits": credits})
     door.call.finish()
 
     assert door.meter.event.credits_micro == micro
 
 
 def test_credits_of_another_librarys_number_are_taken(door: Door) -> None:
-    door.call.set({"credits": Integral()})
+    door.call.fill({"credits": Integral()})
 
     assert door.call.event.credits_micro == 7_000_000
 
@@ -85,7 +86,7 @@ class Shade(enum.Enum):
 
 def test_enumerations_and_uuids_are_texts(door: Door) -> None:
     number = uuid.UUID(int=1)
-    door.call.set({"voice": Shade.DARK, "job": number, "region": 7})
+    door.call.fill({"voice": Shade.DARK, "job": number, "region": 7})
     door.call.finish()
 
     assert (door.meter.event.voice, door.meter.event.region) == ("dark", "7")
@@ -132,7 +133,7 @@ def test_a_strange_value_is_counted_and_the_others_are_still_taken(door: Door, v
 
 
 def test_texts_are_cut_and_mended(door: Door) -> None:
-    door.call.set({"voice": "v" * 1000, "tier": "t" * 5000, "n" * 100: 1, "word": "\udc80"})
+    door.call.fill({"voice": "v" * 1000, "tier": "t" * 5000, "n" * 100: 1, "word": "\udc80"})
     door.call.finish()
 
     event = door.meter.event
@@ -144,8 +145,8 @@ def test_texts_are_cut_and_mended(door: Door) -> None:
 
 def test_a_loop_that_makes_up_names_is_stopped(door: Door) -> None:
     for number in range(100):
-        door.call.set({f"n{number}": number})
-    door.call.set({"n0": 5})
+        door.call.fill({f"n{number}": number})
+    door.call.fill({"n0": 5})
     door.call.finish()
 
     assert len(door.meter.event.quantities) == 64
@@ -183,7 +184,7 @@ def test_it_works_in_a_thread_that_has_the_context(door: Door) -> None:
 
 def test_two_threads_that_set_late_never_send_the_same_version(door: Door) -> None:
     door.call.finish()
-    threads = [threading.Thread(target=door.call.set, args=({f"n{number}": number},)) for number in range(8)]
+    threads = [threading.Thread(target=door.call.fill, args=({f"n{number}": number},)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
