@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, export, live_api, pages
+from aggregator import api, directory, export, live_api, pages, problems
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
@@ -130,14 +130,14 @@ def create_app(
 ) -> FastAPI:
     """The web application over these objects: no I/O happens here."""
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, static_url="/static/docs", title="usage-meter")
-    api.add_error_handlers(app)
+    problems.add_error_handlers(app)
     _add_operations(app, metrics, store, client)
     if role != "consumer":
         failures = Failures()
         principal = api.principal_of(tokens, failures)
         app.include_router(live_api.router(reader, live, Labels(store), principal))  # before /requests/{id}
-        app.include_router(api.router(reader, ingest, principal))
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
+        app.include_router(api.router(reader, ingest, audit, principal))
         app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
         app.include_router(elevenlabs.router(reader, labels, limits, principal))
         app.include_router(

@@ -11,6 +11,8 @@ from aggregator.store import Store
 from aggregator.tokens import Principal
 
 MAX_ENTRIES = 1000  # of one answer: the newest; what is older is in the store for an operator's own question
+MAX_DETAIL = 2000  # characters of what is said of one entry
+TITLES = ("time", "workspace", "user", "role", "action", "detail")
 
 
 class Audit:
@@ -27,6 +29,11 @@ class Audit:
         row = (moment, whose, principal.user, principal.role, action, detail)
         self._store.write("audit", ("at", "workspace", "user", "role", "action", "detail"), [row])
 
+    def export(self, principal: Principal, path: str, query_string: str) -> None:
+        """A file was taken: `/v1/requests.csv?voice=en`."""
+        asked = f"{path}?{query_string}" if query_string else path
+        self.record(principal, "export", asked[:MAX_DETAIL])
+
     def entries(self, audience: Audience) -> list[dict[str, Any]]:
         """The newest first."""
         where = "1" if audience.workspace is None else "workspace = {workspace:String}"
@@ -37,8 +44,7 @@ class Audit:
                 {"workspace": audience.workspace or ""},
             )
         )
-        names = ("time", "workspace", "user", "role", "action", "detail")
         return [
-            dict(zip(names, (row[0].replace(tzinfo=UTC).isoformat(timespec="microseconds"), *row[1:]), strict=True))
+            dict(zip(TITLES, (row[0].replace(tzinfo=UTC).isoformat(timespec="microseconds"), *row[1:]), strict=True))
             for row in found
         ]

@@ -5,7 +5,7 @@ names one; the workspace's own limit is the operator's alone, since it is what w
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
@@ -15,12 +15,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from msgspec import Meta
 
-from aggregator import openapi
-from aggregator.api import PrincipalOf, body_of, json_response
+from aggregator import export, openapi
+from aggregator.api import PrincipalOf
+from aggregator.audit import TITLES as AUDIT_TITLES
 from aggregator.audit import Audit
+from aggregator.body import body_of, decoded, fault
 from aggregator.buckets import DAY_SECONDS, floor_us
+from aggregator.delivery import deliver, file_label, json_response, wanted
 from aggregator.dimensions import Filter, is_dimension
 from aggregator.errors import NotFoundError, Problem, QueryError
+from aggregator.formats import CSV
 from aggregator.labels import Labels
 from aggregator.limits import Limit, Limits, Subject
 from aggregator.measures import exact
@@ -35,6 +39,11 @@ DEFAULT_VALUES = 100  # of a picker
 MAX_VALUES = 1000
 YEAR_US = 366 * DAY_SECONDS * 1_000_000
 MAX_TEXT = 256  # characters of a label: it stands in a legend
+
+LIMIT_TITLES = ("subject", "value", "monthly_credits", "concurrency", "credits_used", "credits_remaining")
+
+Records = tuple[Sequence[str], Iterable[Mapping[str, Any]]]
+"""The titles of a table and its rows."""
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
@@ -67,7 +76,14 @@ def router(
     def now_us() -> int:
         return int(now() * 1_000_000)
 
-    @routes.get("/dimensions/{dimension}", **openapi.VALUES)
+    def table(request: Request, who: Principal, name: str, document: dict[str, Any], rows: Records) -> Response:
+        """The document, or its rows as CSV where that is asked for."""
+        if wanted(request) is not CSV:
+            return json_response(request, document)
+        audit.export(who, request.url.path, request.url.query)
+        titles, records = rows
+        return deliver(request, file_label(CSV, name), map(str.encode, export.records_csv(titles, records)))
+
     def values(dimension: str, request: Request) -> Response:
         """The values of a dimension in the range, the most credits first: for pickers. `q` searches names and ids."""
         who = principal(request)
@@ -78,9 +94,10 @@ def router(
         asked = [("metric", "credits"), ("metric", "requests"), ("interval", "total"), ("breakdown", dimension)]
         limit = [("top", value) for name, value in rest if name == "limit"] or [("top", str(DEFAULT_VALUES))]
         query = usage_query([*((n, v) for n, v in rest if n != "limit"), *asked, *limit], who, now_us())
-        return json_response(_values(reader, query, dimension, search))
+        document = _values(reader, query, dimension, search)
+        name = export.table_filename("values", dimension)
+        return table(request, who, name, document, (("value", "label", "requests", "credits"), document["values"]))
 
-    @routes.get("/labels/{dimension}", **openapi.LABELS)
     def labels_of(dimension: str, request: Request) -> Response:
         """The display names of a dimension's values; for a member, of those that the own calls of a year have."""
         who = principal(request)
@@ -90,7 +107,9 @@ def router(
         if audience.user is not None:  # what others use is not a member's to know
             own = _own_values(reader, audience, dimension, now_us())
             found = {value: label for value, label in found.items() if value in own}
-        return json_response({"labels": found})
+        records = [{"value": value, "label": label} for value, label in sorted(found.items())]
+        name = export.table_filename("labels", dimension)
+        return table(request, who, name, {"labels": found}, (("value", "label"), records))
 
     @routes.put("/labels/{dimension}", **openapi.PUT_LABELS)
     async def put_labels(dimension: str, request: Request) -> Response:
@@ -98,12 +117,11 @@ def router(
         who = principal(request)
         _known(dimension, who)
         workspace = _writable(request, who)
-        given = _decoded(_labels, await body_of(request))
+        given = decoded(_labels, await body_of(request))
         await run_in_threadpool(labels.put, workspace, dimension, given)
         await run_in_threadpool(audit.record, who, "labels", f"{dimension}: {', '.join(given)}"[:2000], workspace)
-        return json_response({"labels": given})
+        return json_response(request, {"labels": given})
 
-    @routes.get("/limits", **openapi.LIMITS)
     def limits_of(request: Request) -> Response:
         """Monthly credits and concurrency that are set, what of the credits is used this month and what remains."""
         who = principal(request)
@@ -116,20 +134,21 @@ def router(
             raise QueryError([Problem("tz", "must be an IANA name such as Europe/Berlin")])
         visible = [one for one in limits.of(workspace) if _is_visible(one, audience)]
         whole = Audience(workspace)
-        return json_response({"limits": [_used(reader, one, whole, zone, now_us()) for one in visible]})
+        found = [_used(reader, one, whole, zone, now_us()) for one in visible]
+        return table(request, who, export.table_filename("limits", workspace), {"limits": found}, (LIMIT_TITLES, found))
 
     @routes.put("/limits", **openapi.PUT_LIMITS)
     async def put_limits(request: Request) -> Response:
         """Set limits: a list; each replaces what was set for its subject."""
         who = principal(request)
         workspace = _writable(request, who)
-        given = _decoded(_limits, await body_of(request))
+        given = decoded(_limits, await body_of(request))
         _check(given, who)
         new = [Limit(one.subject, one.value, _credits(one.monthly_credits), one.concurrency) for one in given]
         await run_in_threadpool(limits.put, workspace, new)
         detail = ", ".join(f"{one.subject} {one.value}".strip() for one in new)
         await run_in_threadpool(audit.record, who, "limits", detail[:2000], workspace)
-        return json_response({"accepted": len(new)})
+        return json_response(request, {"accepted": len(new)})
 
     @routes.post("/tokens/{token_id}/revoke", **openapi.REVOKE)
     def revoke(token_id: str, request: Request) -> Response:
@@ -141,14 +160,19 @@ def router(
             raise QueryError([Problem("token_id", f"has {len(token_id)} characters: an id has at most {MAX_TEXT}")])
         revocations.revoke(token_id)
         audit.record(who, "revoke", token_id)
-        return json_response({"revoked": token_id})
+        return json_response(request, {"revoked": token_id})
 
-    @routes.get("/audit", **openapi.AUDIT)
     def audited(request: Request) -> Response:
         """Who exported or changed what, the newest first: an admin's for the own workspace, an operator's for all."""
         who = principal(request)
-        return json_response({"entries": audit.entries(who.audience("workspace"))})
+        entries = audit.entries(who.audience("workspace"))
+        return table(request, who, "audit", {"entries": entries}, (AUDIT_TITLES, entries))
 
+    for suffix in (f".{CSV.suffix}", ""):  # the longer path first: a dimension's name may have a dot in it
+        routes.get(f"/dimensions/{{dimension}}{suffix}", **openapi.values(suffix), name=f"values{suffix}")(values)
+        routes.get(f"/labels/{{dimension}}{suffix}", **openapi.labels(suffix), name=f"labels{suffix}")(labels_of)
+        routes.get(f"/limits{suffix}", **openapi.limits(suffix), name=f"limits{suffix}")(limits_of)
+        routes.get(f"/audit{suffix}", **openapi.audit(suffix), name=f"audit{suffix}")(audited)
     return routes
 
 
@@ -231,14 +255,4 @@ def _check(limits: Iterable[IncomingLimit], who: Principal) -> None:
             raise ForbiddenError("the workspace's own limit is set by an operator")
         if (one.subject == "workspace") == bool(one.value):
             right = "must be empty for the workspace itself" if one.value else "must name the user or the key"
-            raise QueryError([Problem(f"[{position}].value", right)])
-
-
-def _decoded(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        raise QueryError([Problem(where.rstrip("`") or "body", message)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise QueryError([Problem("body", f"is not the JSON that is asked for: {error}", "json_invalid")]) from error
+            raise QueryError([fault(f"[{position}].value", right)])

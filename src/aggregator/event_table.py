@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from aggregator.dimensions import ATTRIBUTE, QUANTITY
-from aggregator.ingest import IncomingEvent
+from aggregator.incoming import IncomingEvent
 
 _UNIX = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _DEFUSED = re.compile(r"'[=+\-@\t\r]")  # see request_file.py

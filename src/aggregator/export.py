@@ -6,9 +6,11 @@ whoever called the API, and the file is opened by somebody else. Numbers are pri
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import tzinfo
 from decimal import Decimal
+from itertools import chain
+from typing import cast
 
 import msgspec
 
@@ -46,12 +48,16 @@ def usage_document(answer: UsageAnswer) -> dict[str, object]:
 
 
 def usage_csv(answer: UsageAnswer, layout: str = "long") -> Iterator[str]:
-    """`long`: bucket, breakdowns, metrics, a row per bucket and key; `wide`: bucket and a column per series."""
-    rows = _wide(answer) if layout == "wide" else _long(answer)
+    """`long`: a row per bucket and key (see `long_rows`); `wide`: bucket and a column per series."""
+    return table_csv(_wide(answer) if layout == "wide" else _long(answer))
+
+
+def table_csv(rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Rows as CSV, the titles among them; texts made harmless, numbers exact, lists as JSON, nothing for null."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     for row in rows:
-        writer.writerow(row)
+        writer.writerow([_written(value) for value in row])
         if buffer.tell() > PIECE_CHARACTERS:
             yield buffer.getvalue()
             buffer.seek(0)
@@ -59,26 +65,57 @@ def usage_csv(answer: UsageAnswer, layout: str = "long") -> Iterator[str]:
     yield buffer.getvalue()
 
 
+def records_csv(titles: Sequence[str], records: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """A table of an answer: what its records have under these titles."""
+    return table_csv(chain([titles], ([record[title] for title in titles] for record in records)))
+
+
+def long_titles(answer: UsageAnswer) -> list[str]:
+    """`bucket, <breakdowns…>, <metrics…>`, then `<breakdown>_name` where a series has a display name."""
+    query = answer.query
+    return ["bucket", *query.breakdown, *query.metrics, *(f"{dimension}_name" for dimension in _named(answer))]
+
+
+def long_rows(answer: UsageAnswer) -> Iterator[list[Number | str | None]]:
+    """What belongs under `long_titles`: a row per bucket and key, the bucket's start in UTC microseconds."""
+    per_key: dict[tuple[str, ...], list[Series]] = {}
+    for one in answer.series:
+        per_key.setdefault(tuple(one.key.values()), []).append(one)
+    named = _named(answer)
+    for i, bound in enumerate(answer.bounds):
+        for key, series in per_key.items():
+            names = [series[0].names.get(dimension, "") for dimension in named]
+            yield [bound, *key, *(one.values[i] for one in series), *names]
+
+
 def usage_filename(query: UsageQuery) -> str:
-    """Says what the view is: `usage-credits-by-voice-per-day-20260101-20260131.csv`."""
-    first = from_us(query.start_us, query.zone).strftime("%Y%m%d")
-    last = from_us(query.end_us - 1, query.zone).strftime("%Y%m%d")
-    parts = [
+    """Says what the view is, without the suffix: `usage-credits-by-voice-per-day-20260101-20260131`."""
+    return _filename(
         "usage",
         *query.metrics[:3],
         *(["by", *query.breakdown] if query.breakdown else []),
         f"per-{query.interval}",
-    ]
-    return _filename([*parts, first, last])
+        *_days(query.start_us, query.end_us, query.zone),
+    )
 
 
-def requests_filename(start: datetime, end: datetime) -> str:
-    return _filename(["requests", start.strftime("%Y%m%d"), end.strftime("%Y%m%d")])
+def requests_filename(start_us: int, end_us: int, zone: tzinfo) -> str:
+    return _filename("requests", *_days(start_us, end_us, zone))
 
 
-def _filename(parts: Iterable[str]) -> str:
+def table_filename(*words: str) -> str:
+    """`dimension-voice`, `limits-acme`."""
+    return _filename(*filter(None, words))
+
+
+def _days(start_us: int, end_us: int, zone: tzinfo) -> tuple[str, str]:
+    return from_us(start_us, zone).strftime("%Y%m%d"), from_us(end_us - 1, zone).strftime("%Y%m%d")
+
+
+def _filename(*parts: str) -> str:
+    """Nothing but what every system takes in a name and no header misreads."""
     name = "-".join(parts).replace(".", "-").replace("_", "-")
-    return "".join(c for c in name if c.isascii() and (c.isalnum() or c == "-"))[:120] + ".csv"
+    return "".join(c for c in name if c.isascii() and (c.isalnum() or c == "-"))[:120]
 
 
 def iso(micros: int, query: UsageQuery) -> str:
@@ -91,30 +128,36 @@ def cell(value: str) -> str:
     return "'" + value if value.startswith(FORMULA_STARTS) else value
 
 
-def _number(value: Number | None) -> str:
+def _written(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:f}" if isinstance(value, Decimal) else repr(value)
+    if isinstance(value, str):
+        return cell(value)
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return repr(value) if isinstance(value, int | float) else to_json(value).decode()
 
 
-def _long(answer: UsageAnswer) -> Iterator[Sequence[str]]:
-    query = answer.query
-    yield ["bucket", *map(cell, query.breakdown), *map(cell, query.metrics)]
-    per_key: dict[tuple[str, ...], list[Series]] = {}
-    for one in answer.series:
-        per_key.setdefault(tuple(one.key.values()), []).append(one)
+def _named(answer: UsageAnswer) -> list[str]:
+    return [dimension for dimension in answer.query.breakdown if any(dimension in one.names for one in answer.series)]
+
+
+def _long(answer: UsageAnswer) -> Iterator[Sequence[object]]:
+    yield long_titles(answer)
+    for bound, *rest in long_rows(answer):
+        yield [iso(cast(int, bound), answer.query), *rest]
+
+
+def _wide(answer: UsageAnswer) -> Iterator[Sequence[object]]:
+    yield ["bucket", *(_title(one, answer.query) for one in answer.series)]
     for i, bound in enumerate(answer.bounds):
-        for key, series in per_key.items():
-            yield [iso(bound, query), *map(cell, key), *(_number(one.values[i]) for one in series)]
+        yield [iso(bound, answer.query), *(one.values[i] for one in answer.series)]
 
 
-def _wide(answer: UsageAnswer) -> Iterator[Sequence[str]]:
-    query = answer.query
-    several = len(query.metrics) > 1
-    names = [
-        f"{one.metric} {one.label}" if several and query.breakdown else one.metric if several else one.label
-        for one in answer.series
-    ]
-    yield ["bucket", *map(cell, names)]
-    for i, bound in enumerate(answer.bounds):
-        yield [iso(bound, query), *(_number(one.values[i]) for one in answer.series)]
+def _title(one: Series, query: UsageQuery) -> str:
+    """A series' column: its label, with the identifiers where the label is a display name, and which metric."""
+    ids = " · ".join(one.key.values())
+    label = f"{one.label} ({ids})" if one.names else one.label
+    if len(query.metrics) == 1:
+        return label
+    return f"{one.metric} {label}" if query.breakdown else one.metric

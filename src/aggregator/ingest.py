@@ -5,187 +5,112 @@ answered with 202 is safe in Redis; sending the same events again changes nothin
 their keys.
 """
 
-import hashlib
-import re
-from datetime import datetime
-from typing import Annotated
-from uuid import UUID
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
-from msgspec import Meta
 
-from aggregator.buckets import to_us
-from aggregator.errors import Problem, QueryError
+from aggregator.body import UnsupportedBodyError, decoded, fault, invalid, joined
+from aggregator.cloudevents import HEADER, CloudEvent, from_headers
+from aggregator.errors import QueryError
+from aggregator.incoming import FieldError, IncomingEvent, usage_event
 from aggregator.tokens import Principal
 from usage_meter import keys
-from usage_meter.event import (
-    FORMAT_VERSION,
-    MAX_TIME_US,
-    Kind,
-    Outcome,
-    UsageEvent,
-    UsageEventError,
-    concatenated,
-    outcome_of,
-    pack,
-    to_micro,
-)
+from usage_meter.event import FORMAT_VERSION, UsageEvent, concatenated, pack
 
-MAX_BYTES = 16 * 1024 * 1024  # of one request's body: some 30,000 events
 EVENTS_PER_ENTRY = 5000  # of the stream: an entry is decoded as a whole
-FUTURE_US = 86_400 * 1_000_000  # a call further ahead than a day is a broken clock, not a call
 
-_SECONDS_BELOW = 10**11  # a smaller Unix time is seconds, a greater one milliseconds (see parameters.py)
-
-Text = Annotated[str, Meta(max_length=4096)]
-Milliseconds = Annotated[float, Meta(ge=0, le=MAX_TIME_US / 1000)]
-Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-
-class IncomingEvent(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One event as the API takes it. `id` and `time` are required: they are what makes a retry harmless."""
-
-    id: Annotated[str, Meta(min_length=1, max_length=512)]
-    time: str | int | float
-    source: Text = ""
-    workspace: Text = ""
-    version: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 1
-    kind: Kind = "request"
-    user: Text = ""
-    groups: Annotated[list[Text], Meta(max_length=100)] = []
-    api_key: Text = ""
-    api_key_hint: Text = ""
-    product: Text = ""
-    voice: Text = ""
-    model: Text = ""
-    region: Text = ""
-    method: Text = ""
-    route: Text = ""
-    path: Text = ""
-    status: Annotated[int, Meta(ge=0, le=999)] = 200
-    outcome: Outcome | None = None
-    error: Text = ""
-    duration_ms: Milliseconds = 0
-    ttfb_ms: Milliseconds | None = None
-    request_bytes: Bytes = 0
-    response_bytes: Bytes = 0
-    credits: int | float | str = 0
-    quantities: Annotated[dict[Text, float], Meta(max_length=100)] = {}
-    attributes: Annotated[dict[Text, Text], Meta(max_length=100)] = {}
-    request_id: Text = ""
-    trace_id: Text = ""
-    instance: Text = ""
+JSON = "application/json"
+LINES = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
+CLOUD_EVENT = "application/cloudevents+json"
+CLOUD_EVENTS = "application/cloudevents-batch+json"
+AS_JSON: Mapping[str, str] = {"content-type": JSON}
 
 
-_decoder = msgspec.json.Decoder(list[IncomingEvent])
+class Placed(NamedTuple):
+    """An event and where in the body it stands: `[3]`, `line 4`, or nothing where it is the body."""
+
+    place: str
+    event: IncomingEvent | CloudEvent
 
 
-def parse_events(body: bytes, principal: Principal, now_us: int) -> list[UsageEvent]:
-    """The events of a JSON array. Raises QueryError whose parameter is the position, such as `[3].time`."""
+def parse_events(
+    body: bytes, principal: Principal, now_us: int, headers: Mapping[str, str] = AS_JSON
+) -> list[UsageEvent]:
+    """The events of a body of that Content-Type. Raises QueryError whose parameter is the place of the first bad one,
+    such as `[3].time`, and UnsupportedBodyError.
+    """
+    read = _reader(headers)
+    return [_made(one, principal, now_us) for one in read(body)]
+
+
+def _made(placed: Placed, principal: Principal, now_us: int) -> UsageEvent:
+    one = placed.event
     try:
-        incoming = _decoder.decode(body)
+        if isinstance(one, IncomingEvent):
+            return usage_event(one, one.id, one.source, one.time, principal, now_us)
+        moment = one.moment()
+        if moment is None:
+            raise FieldError("time", "is missing: it is what makes a retry harmless, with the id")
+        return usage_event(one.data, one.id, one.source, moment, principal, now_us)
+    except FieldError as error:
+        inside = "" if isinstance(one, IncomingEvent) or error.field == "time" else "data."
+        raise QueryError([fault(joined(placed.place, f"{inside}{error.field}"), error.message)]) from None
+
+
+def _reader(headers: Mapping[str, str]) -> Callable[[bytes], Iterator[Placed]]:
+    media_type, _, parameters = headers.get("content-type", JSON).partition(";")
+    media_type = media_type.strip().lower()
+    if "charset" in parameters.lower() and "utf-8" not in parameters.lower():
+        raise UnsupportedBodyError(f"JSON is UTF-8: {parameters.strip()[:60]} is not taken here")
+    if media_type == JSON and f"{HEADER}specversion" in headers:
+        return lambda body: _binary(body, headers)
+    readers: dict[str, Callable[[bytes], Iterator[Placed]]] = {
+        JSON: lambda body: (_array if body.lstrip()[:1] == b"[" else _object)(body, IncomingEvent),
+        CLOUD_EVENT: lambda body: _object(body, CloudEvent),
+        CLOUD_EVENTS: lambda body: _array(body, CloudEvent),
+        **dict.fromkeys(LINES, _lines),
+    }
+    if media_type not in readers:
+        raise UnsupportedBodyError(
+            f"Content-Type '{media_type[:60]}' is not taken here: send {JSON} (an array or one event), {LINES[0]} "
+            f"(one event a line), {CLOUD_EVENT} or {CLOUD_EVENTS}"
+        )
+    return readers[media_type]
+
+
+_anything: "msgspec.json.Decoder[Any]" = msgspec.json.Decoder()
+_one: dict[type, "msgspec.json.Decoder[Any]"] = {
+    kind: msgspec.json.Decoder(kind) for kind in (IncomingEvent, CloudEvent)
+}
+_several: dict[type, "msgspec.json.Decoder[Any]"] = {
+    IncomingEvent: msgspec.json.Decoder(list[IncomingEvent]), CloudEvent: msgspec.json.Decoder(list[CloudEvent]),
+}  # fmt: skip
+
+
+def _array(body: bytes, kind: type) -> Iterator[Placed]:
+    for position, one in enumerate(decoded(_several[kind], body)):
+        yield Placed(f"[{position}]", one)
+
+
+def _object(body: bytes, kind: type) -> Iterator[Placed]:
+    yield Placed("", decoded(_one[kind], body))
+
+
+def _lines(body: bytes) -> Iterator[Placed]:
+    for number, line in enumerate(body.split(b"\n"), 1):
+        if line.strip():
+            place = f"line {number}"
+            yield Placed(place, decoded(_one[IncomingEvent], line, place))
+
+
+def _binary(body: bytes, headers: Mapping[str, str]) -> Iterator[Placed]:
+    envelope = from_headers(headers, decoded(_anything, body))
+    try:
+        yield Placed("", msgspec.convert(envelope, CloudEvent))
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `$")
-        raise QueryError([Problem(where.rstrip("`") or "body", message)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise QueryError([Problem("body", f"is not a JSON array of events: {error}", "json_invalid")]) from error
-    problems: list[Problem] = []
-    events = []
-    for position, one in enumerate(incoming):
-        try:
-            events.append(_event(one, principal, now_us))
-        except _FieldError as error:
-            problems.append(Problem(f"[{position}].{error.field}", error.message))
-            break  # the first bad event is what the sender looks for
-    if problems:
-        raise QueryError(problems)
-    return events
-
-
-class _FieldError(Exception):
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-        self.message = message
-
-
-def _event(one: IncomingEvent, principal: Principal, now_us: int) -> UsageEvent:
-    started_us = _time(one.time)
-    if started_us > now_us + FUTURE_US:
-        raise _FieldError("time", f"{one.time} is more than a day in the future")
-    try:
-        credits_micro = to_micro(one.credits)
-    except UsageEventError as error:
-        raise _FieldError("credits", str(error)) from None
-    return UsageEvent(
-        id=_id(one),
-        version=one.version,
-        kind=one.kind,
-        started_us=started_us,
-        duration_us=round(one.duration_ms * 1000),
-        ttfb_us=None if one.ttfb_ms is None else round(one.ttfb_ms * 1000),
-        workspace=_workspace(one, principal),
-        user=one.user,
-        groups=tuple(dict.fromkeys(one.groups)),
-        api_key=one.api_key,
-        api_key_hint=one.api_key_hint,
-        product=one.product,
-        voice=one.voice,
-        model=one.model,
-        region=one.region,
-        source=one.source,
-        method=one.method.upper(),
-        route=one.route,
-        path=one.path.partition("?")[0],  # a query string may carry secrets
-        status=one.status,
-        outcome=one.outcome or outcome_of(one.status),
-        error=one.error,
-        request_bytes=one.request_bytes,
-        response_bytes=one.response_bytes,
-        credits_micro=credits_micro,
-        quantities=one.quantities,
-        attributes=one.attributes,
-        request_id=one.request_id,
-        trace_id=one.trace_id,
-        instance=one.instance,
-    )
-
-
-def _id(one: IncomingEvent) -> bytes:
-    """A UUID is itself; any other text is made into one together with its source, the same each time."""
-    if re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", one.id):
-        return UUID(one.id).bytes
-    digest = hashlib.sha256(f"{one.source}\0{one.id}".encode()).digest()
-    return UUID(bytes=digest[:16], version=5).bytes
-
-
-def _time(value: str | int | float) -> int:
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            raise _FieldError("time", f"'{value[:60]}' is no time: must be ISO 8601 with an offset, or Unix") from None
-        if moment.tzinfo is None:
-            raise _FieldError("time", f"'{value[:60]}' has no offset: must end in Z or such as +01:00")
-        instant = to_us(moment)
-    elif value != value or abs(value) > MAX_TIME_US:
-        instant = -1
-    else:
-        instant = round(value * (1_000_000 if abs(value) < _SECONDS_BELOW else 1000))
-    if not 0 <= instant <= MAX_TIME_US:
-        raise _FieldError("time", f"{value} is out of range: must lie between 1970 and 2200")
-    return instant
-
-
-def _workspace(one: IncomingEvent, principal: Principal) -> str:
-    if principal.is_operator:
-        if not one.workspace:
-            raise _FieldError("workspace", "is missing: an operator's token says no workspace, so each event must")
-        return one.workspace
-    if one.workspace not in ("", principal.workspace):
-        raise _FieldError("workspace", f"'{one.workspace}' is not the token's: leave it out")
-    return principal.workspace
+        raise QueryError([invalid(error)]) from error
 
 
 class Ingest:

@@ -18,7 +18,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from aggregator import export, openapi
-from aggregator.api import PrincipalOf, json_response
+from aggregator.api import PrincipalOf
+from aggregator.delivery import json_response
 from aggregator.dimensions import Filter
 from aggregator.errors import BusyError
 from aggregator.labels import Labels, Names
@@ -60,7 +61,7 @@ def router(
     @routes.get("/live", **openapi.LIVE)
     def once(request: Request) -> Response:
         """Calls in flight, the last minute, and the top lists of this hour and month, before any of it is rolled up."""
-        return json_response(look(request))
+        return json_response(request, look(request))
 
     @routes.get("/live/stream", **openapi.LIVE_STREAM)
     async def stream(request: Request) -> StreamingResponse:

@@ -33,6 +33,7 @@ MAX_VALUES = 1000  # of one filter: a longer list is a join, not a filter
 DEFAULT_RANGE = "30d"
 
 USAGE_PARAMETERS = ("metric", "interval", "breakdown", "cumulative", "top", "layout")
+LAYOUTS = ("long", "wide")
 RANGE_PARAMETERS = ("start", "end", "last", "tz", "scope")
 LOG_PARAMETERS = ("q", "min_latency", "limit", "cursor", "order")
 
@@ -104,7 +105,7 @@ class _Range:
 def usage_query(items: Items, principal: Principal, now_us: int) -> UsageQuery:
     """The question of `/v1/usage`. Raises QueryError with every fault, and ForbiddenError."""
     parameters = QueryString(items)
-    parameters.one("layout", "long")  # of the CSV; export.py's
+    parameters.choice("layout", LAYOUTS, "long")  # of the CSV; export.py's
     interval = _interval(parameters)
     span = _range(parameters, interval, now_us)
     metrics = _metrics(parameters)

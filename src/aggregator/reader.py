@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from aggregator import request_file
+from aggregator import request_file, usage_file
 from aggregator.errors import NotFoundError
 from aggregator.formats import CSV, Format
 from aggregator.labels import Labels
@@ -54,11 +54,15 @@ class Reader:
 
     def requests_file(self, query: RequestsQuery, format: Format) -> Iterator[bytes]:
         """All calls of the question, without a cap and in flat memory; a failure raises, in the middle too."""
+        names = self._labels.of(query.audience.workspace, request_file.NAMED)
         if format is not CSV:
-            return self._store.stream([request_file.table_statement(query)], format)
-        return _led(
-            request_file.CSV_HEADER, self._store.stream(map(request_file.csv_statement, self._slices(query)), CSV)
-        )
+            return self._store.stream([request_file.table_statement(query, names)], format)
+        statements = (request_file.csv_statement(part, names) for part in self._slices(query))
+        return _led(request_file.CSV_HEADER, self._store.stream(statements, CSV))
+
+    def usage_file(self, answer: UsageAnswer, format: Format) -> Iterator[bytes]:
+        """The answer as a Parquet or Arrow file. Raises QueryError when it is too large for one."""
+        return self._store.stream([usage_file.table_statement(answer)], format)
 
     def _slices(self, query: RequestsQuery, grains_us: Sequence[int] = GRAINS_US) -> Iterator[RequestsQuery]:
         """The question's range in pieces that hold no more calls than are sorted in flat memory, in its order."""

@@ -8,6 +8,8 @@ only told from which instant on which offset holds.
 
 from aggregator.buckets import Shift, shifts
 from aggregator.dimensions import Binder
+from aggregator.export import cell
+from aggregator.labels import Names
 from aggregator.query import Statement
 from aggregator.request_log import FIELDS, RequestsQuery
 
@@ -17,7 +19,11 @@ COLUMNS = (
     "request_bytes", "response_bytes", "credits", "quantities", "attributes", "request_id", "trace_id", "instance",
     "version",
 )  # fmt: skip
-CSV_HEADER = (",".join(COLUMNS) + "\r\n").encode()
+NAMED = ("user", "api_key", "product", "voice", "model")
+"""Columns whose values have display names: those follow behind all others, empty where there is none."""
+
+TITLES = (*COLUMNS, *(f"{name}_name" for name in NAMED))
+CSV_HEADER = (",".join(TITLES) + "\r\n").encode()
 
 _OWN_TEXTS = ("user", "api_key", "path", "request_id", "trace_id")
 """Texts that differ from call to call. Of the others there are few, and the engine looks at each only once."""
@@ -26,8 +32,8 @@ _PLAIN = ("status", "request_bytes", "response_bytes", "credits", "version")
 """Numbers that the engine writes as they are to be read: whole, or a decimal without trailing zeros."""
 
 
-def csv_statement(query: RequestsQuery) -> Statement:
-    """Rows of finished cells, in the order of COLUMNS."""
+def csv_statement(query: RequestsQuery, names: Names) -> Statement:
+    """Rows of finished cells, in the order of TITLES."""
     bind = Binder()
     cells = {
         "time": _time(shifts(query.start_us, query.end_us, query.zone), bind),
@@ -40,13 +46,16 @@ def csv_statement(query: RequestsQuery) -> Statement:
         **{name: name for name in _PLAIN},
         **{name: f"if(suspicious, {_harmless(name)}, {name})" for name in _OWN_TEXTS},
     }
-    selected = ", ".join(cells.get(name) or _harmless(name) for name in COLUMNS)
+    finished = {name: {value: _cell(label) for value, label in names.get(name, {}).items()} for name in NAMED}
+    selected = ", ".join(
+        [*(cells.get(name) or _harmless(name) for name in COLUMNS), *(_name(name, finished, bind) for name in NAMED)]
+    )
     sql = f"WITH {_suspicious()} AS suspicious SELECT {selected} FROM events FINAL WHERE {query.where(bind)}"
     return Statement(f"{sql} ORDER BY {_order(query)}", bind.parameters)
 
 
-def table_statement(query: RequestsQuery) -> Statement:
-    """Rows of typed columns with the names of COLUMNS; `time` is an instant, so it needs no zone."""
+def table_statement(query: RequestsQuery, names: Names) -> Statement:
+    """Rows of typed columns under TITLES; `time` is an instant, so it needs no zone."""
     bind = Binder()
     columns = {
         "time": "started",
@@ -59,8 +68,26 @@ def table_statement(query: RequestsQuery) -> Statement:
         **{name: f"call.{name}" for name in _PLAIN},
     }
     selected = ", ".join(f"{columns.get(name) or f'toString(call.{name})'} AS {name}" for name in COLUMNS)
+    named = ", ".join(f"{_name(name, names, bind, 'call.')} AS {name}_name" for name in NAMED)
     inner = f"SELECT {', '.join(FIELDS)} FROM events FINAL WHERE {query.where(bind)}"
-    return Statement(f"SELECT {selected} FROM ({inner}) AS call ORDER BY {_order(query, 'call.')}", bind.parameters)
+    return Statement(
+        f"SELECT {selected}, {named} FROM ({inner}) AS call ORDER BY {_order(query, 'call.')}", bind.parameters
+    )
+
+
+def _name(column: str, names: Names, bind: Binder, table: str = "") -> str:
+    """The display name of the value in that column."""
+    labels = names.get(column)
+    if not labels:
+        return "''"
+    values, texts = bind(list(labels), "Array(String)"), bind(list(labels.values()), "Array(String)")
+    return f"transform(toString({table}{column}), {values}, {texts}, '')"
+
+
+def _cell(text: str) -> str:
+    """A text as the cell that is to be written."""
+    harmless = cell(text)
+    return '"' + harmless.replace('"', '""') + '"' if any(one in harmless for one in '",\r\n') else harmless
 
 
 def _order(query: RequestsQuery, table: str = "") -> str:

@@ -7,14 +7,17 @@ from decimal import Decimal
 from typing import Any
 
 from aggregator.export import cell, to_json
-from aggregator.request_file import COLUMNS
+from aggregator.labels import Names
+from aggregator.request_file import COLUMNS, NAMED, TITLES
 
 
-def requests_csv(records: Iterable[dict[str, Any]]) -> str:
+def requests_csv(records: Iterable[dict[str, Any]], names: Names | None = None) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(COLUMNS)
-    writer.writerows([_text(record[name]) for name in COLUMNS] for record in records)
+    writer.writerow(TITLES)
+    for record in records:
+        named = [(names or {}).get(column, {}).get(record[column], "") for column in NAMED]
+        writer.writerow([*(_text(record[name]) for name in COLUMNS), *map(cell, named)])
     return buffer.getvalue()
 
 

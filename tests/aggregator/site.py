@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from httpx import Response
 
-from aggregator import api, pages
+from aggregator import pages, problems
 from aggregator.drawing import Drawing
 from aggregator.export import usage_csv
 from aggregator.limits import Limits
@@ -35,7 +35,7 @@ class Site:
         self.principal: Principal | None = OPERATOR
         self.drawing = drawing
         app = FastAPI()
-        api.add_error_handlers(app)
+        problems.add_error_handlers(app)
         self.limits = Limits(store)
         routes = pages.router(self.reader, self._who, drawing, NOW.timestamp, look=look, limits=self.limits)
         app.include_router(routes)

@@ -16,6 +16,7 @@ import pytest
 from aggregator import slices
 from aggregator.buckets import DAY_US, HOUR_US, from_us, shifts, to_us
 from aggregator.formats import CSV
+from aggregator.labels import Labels
 from aggregator.query import Audience
 from aggregator.reader import Reader
 from aggregator.request_log import RequestsQuery
@@ -67,11 +68,11 @@ def test_a_call_as_a_line(store: Store, reader: Reader) -> None:
     assert written(reader, DAY) == (
         "time,id,kind,workspace,user,groups,api_key,api_key_hint,product,voice,model,region,source,method,route,path,"
         "status,outcome,error,duration_ms,ttfb_ms,request_bytes,response_bytes,credits,quantities,attributes,"
-        "request_id,trace_id,instance,version\r\n"
+        "request_id,trace_id,instance,version,user_name,api_key_name,product_name,voice_name,model_name\r\n"
         "2026-03-10T12:00:00.000000+00:00,0192f3a4-8b1c-7abc-8def-0123456789ab,request,acme,alice,"
         '"[""staff"",""b,c""]",k1,a1b2,tts,"the ""old"" one",flash,eu,app,POST,/v1/text-to-speech/{voice_id},'
         "/v1/text-to-speech/en,200,ok,,250.0,1.5,12,34,2.5,"
-        '"{""characters"":5.0,""audio_seconds"":0.25}","{""tier"":""gold""}",r1,t1,pod-1,3\r\n'
+        '"{""characters"":5.0,""audio_seconds"":0.25}","{""tier"":""gold""}",r1,t1,pod-1,3,,,,,\r\n'
     )
 
 
@@ -123,6 +124,17 @@ def random_call(random: Random) -> UsageEvent:
         attributes={text(WORDS): text(WORDS) for _ in range(random.randrange(3))},
         **{name: text() for name in TEXTS},
     )
+
+
+def test_names_stand_behind_what_they_name(store: Store, reader: Reader) -> None:
+    names = {"voice": {"en": 'Emma, "the old one"', "=1": "=2"}, "user": {"alice": "Alice\nA."}, "model": {}}
+    for dimension, labels in names.items():
+        Labels(store).put("acme", dimension, labels)
+    Labels(store).put("globex", "voice", {"de": "Not acme's"})
+    store.insert([call(voice=voice, user=user) for voice in ("en", "de", "=1", "") for user in ("alice", "bob")])
+
+    assert written(reader, DAY) == requests_csv(reader.requests(DAY).requests, names)
+    assert "Not acme's" not in written(reader, DAY)
 
 
 TEXTS = (

@@ -11,7 +11,9 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from aggregator.api import PrincipalOf, body_of, json_response
+from aggregator.api import PrincipalOf
+from aggregator.body import body_of
+from aggregator.delivery import json_response
 from aggregator.elevenlabs import openapi
 from aggregator.elevenlabs.accounts import (
     Account,
@@ -56,7 +58,7 @@ def router(
         """`client.usage.get`: one metric over time, by one breakdown. Our filters and `tz` apply as well."""
         asked = character_stats(request.query_params.multi_items(), principal(request), now_us())
         answers = {label: reader.usage(query) for label, query in asked.queries.items()}
-        return json_response(character_stats_document(asked, answers))
+        return json_response(request, character_stats_document(asked, answers))
 
     @routes.post("/workspace/analytics/query/usage-by-product-over-time", **openapi.USAGE_TABLE)
     async def usage_over_time(request: Request) -> Response:
@@ -71,19 +73,19 @@ def router(
     @routes.get("/user", **openapi.USER)
     def user(request: Request) -> Response:
         """`client.user.get`: who the token is, and the quota."""
-        return json_response(account(request).user())
+        return json_response(request, account(request).user())
 
     @routes.get("/user/subscription", **openapi.SUBSCRIPTION)
     def subscription(request: Request) -> Response:
         """`client.user.subscription.get`: credits used this month, and the limit where one is set."""
-        return json_response(account(request).subscription())
+        return json_response(request, account(request).subscription())
 
     @routes.get("/workspace/groups", **openapi.GROUPS)
     def groups_of(request: Request) -> Response:
         """`client.workspace.groups.list`: the groups that calls of the last year named, with who called in them."""
         who, audience = _asker(request, principal)
         _no_parameters(request, *_workspace_of(who))
-        return json_response(every_group(audience))
+        return json_response(request, every_group(audience))
 
     @routes.get("/workspace/groups/search", **openapi.GROUP_SEARCH)
     def groups_named(request: Request) -> Response:
@@ -96,27 +98,27 @@ def router(
         for one in _workspace_of(who):
             parameters.one(one, "")
         parameters.finish()
-        return json_response(search(every_group(audience).values(), name))
+        return json_response(request, search(every_group(audience).values(), name))
 
     @routes.get("/workspace/members", **openapi.MEMBERS)
     def members_of(request: Request) -> Response:
         """`client.workspace.members.list`: the users who have called in the last year."""
         who, audience = _asker(request, principal)
         _no_parameters(request, *_workspace_of(who))
-        return json_response(members(reader.usage(known_query(audience, now_us(), "user"))))
+        return json_response(request, members(reader.usage(known_query(audience, now_us(), "user"))))
 
     def usage_of(request: Request, body: bytes) -> Response:
         who = principal(request)
         _no_parameters(request)
         table = usage_table(parsed(UsageBody, body), who)
-        return json_response(usage_document(table, reader.usage(table.query)))
+        return json_response(request, usage_document(table, reader.usage(table.query)))
 
     def requests_of(request: Request, body: bytes) -> Response:
         who = principal(request)
         _no_parameters(request)
         query = requests_table(parsed(RequestsBody, body), who, now_us())
         names = labels.of(query.audience.workspace, LABEL_COLUMNS)
-        return json_response(requests_document(reader.requests(query).requests, names))
+        return json_response(request, requests_document(reader.requests(query).requests, names))
 
     def account(request: Request) -> Account:
         who, audience = _asker(request, principal)

@@ -10,7 +10,8 @@ from aggregator.elevenlabs.tables import RequestsBody, UsageBody
 from aggregator.elevenlabs.terms import BREAKDOWNS, HAS_API_KEY, MAX_STEP_SECONDS, MAX_TIME_MS, METRICS
 from aggregator.elevenlabs.usage import INTERVALS as THEIR_INTERVALS
 from aggregator.measures import METRICS as OUR_METRICS
-from aggregator.openapi import TEXT, WORKSPACE, Schema, error, fields, list_of, operation, parameter
+from aggregator.openapi import WORKSPACE, json, operation, parameter
+from aggregator.schemas import TEXT, Schema, fields, list_of
 
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
 _BOOLEAN: Schema = {"type": "boolean"}
@@ -42,11 +43,7 @@ def _body(model: type[BaseModel], example: dict[str, Any]) -> Schema:
 
 
 def _operation(description: str, schema: Schema, *parameters: Schema, body: Schema | None = None) -> Schema:
-    made = operation(description, schema, *parameters, body=body)
-    del made["responses"][404]  # what these ask about is always there, if only as nothing
-    if body:
-        made["responses"][413] = error("The body is too large.")
-    return made
+    return operation(description, json(schema), *parameters, body=body and json(body))
 
 
 _REQUIRED = {"required": True}
