@@ -53,14 +53,14 @@ class Journal:
 
     def append(self, shard: int, encoded: bytes) -> bool:
         """The lock is held. False when the event is too large, which is counted. Raises JournalClosedError."""
+        if len(encoded) > MAX_EVENT_BYTES:
+            self.dropped["oversized"] += 1
+            return False
         segment = self._written.get(shard)
         if segment is not None and segment.append(encoded):
             return True
         if self._closed:
             raise JournalClosedError
-        if len(encoded) > MAX_EVENT_BYTES:
-            self.dropped["oversized"] += 1
-            return False
         return self._begin(shard).append(encoded)
 
     def queued_bytes(self) -> int:

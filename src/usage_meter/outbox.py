@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec.structs import force_setattr
@@ -29,7 +30,8 @@ DROPPED = "dropped:"
 class Outbox:
     """Open from its construction to `close`; its thread runs from `start` on."""
 
-    def __init__(self, settings: MeterSettings, failures: Failures) -> None:
+    def __init__(self, settings: MeterSettings, failures: Failures, look: Callable[[], None] = lambda: None) -> None:
+        """`look` is called once a second by the thread."""
         self.mark = fork_mark()
         self.instance = instance_name()
         self.inflight = InFlight()
@@ -41,7 +43,7 @@ class Outbox:
         self.journal = Journal(self._lock, self._disk, settings.journal_max_bytes)
         live = LiveView(self.instance, settings.shards, self._tally, self.inflight)
         destination = Destination(settings.redis_url, settings.redis_timeout)
-        self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures)
+        self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures, look)
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None) -> bool:
         """Copy the event into the journal. Raises what `encode` raises, and JournalClosedError."""

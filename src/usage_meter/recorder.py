@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Recorder:
 
     def __init__(self, settings: MeterSettings) -> None:
         self._settings = settings
+        self._watchers: list[Callable[[], None]] = []
         self._outbox: Outbox | None = None
         self._unstarted: Outbox | None = None  # one whose thread could not be started
         self._renew()
@@ -88,6 +89,10 @@ class Recorder:
         with self._lock:
             self._counts[DROPPED + reason] += 1
 
+    def watch(self, look: Callable[[], None]) -> None:
+        """Have `look` called once a second by the sending thread, of forked children too, and after each close."""
+        self._watchers.append(look)
+
     @property
     def instance(self) -> str:
         """The name of this process in Redis and on its events."""
@@ -131,6 +136,14 @@ class Recorder:
             with self._lock:
                 self._closing.remove(outbox)
                 self._counts.update(outbox.counts())
+            self._look()
+
+    def _look(self) -> None:
+        for look in self._watchers:
+            try:
+                look()
+            except Exception as error:  # the guarded step
+                self.failed("watch", error)
 
     def _opened(self) -> Outbox:
         outbox = self._outbox
@@ -145,7 +158,7 @@ class Recorder:
         with self._lock:
             if self._outbox is not None:
                 return self._outbox
-            outbox = self._unstarted or Outbox(self._settings, self._failures)
+            outbox = self._unstarted or Outbox(self._settings, self._failures, self._look)
             self._start(outbox)
             return outbox
 

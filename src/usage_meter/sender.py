@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -25,7 +26,7 @@ from usage_meter.tally import Increase
 logger = logging.getLogger("usage_meter")
 
 HEARTBEAT_SECONDS = 2.5  # how soon a restarted Redis is noticed; far less than what was sent to it is kept
-LOOK_SECONDS = 1.0  # how soon a dead process's journal is found; some system calls for each living one
+LOOK_SECONDS = 1.0  # how often we look: for a dead process's journal, by some system calls for each living one
 LONGEST_PAUSE = 2.0  # between two attempts while Redis is away: it is seen soon after it is back
 INSTANCE_SECONDS = 3600  # how long a process that records no longer is remembered
 
@@ -41,6 +42,7 @@ class Sender:
         destination: Destination,
         address: str,
         failures: Failures,
+        look: Callable[[], None],
     ) -> None:
         self.sent = 0
         self.resent = 0
@@ -51,6 +53,7 @@ class Sender:
         self._destination = destination
         self._address = address
         self._failures = failures
+        self._look = look
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self._deadline = 0.0  # of the ending
@@ -116,6 +119,7 @@ class Sender:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 (spreads)
             self._journal.look_around()
+            self._look()
         self._journal.prepare()
 
     def _round(self) -> None:
