@@ -18,6 +18,7 @@ AGGREGATOR_RANKS = {
     "query": 3,
     "wording": 4, "ticks": 4.5, "drawing": 1, "look": 0.5, "assets": 2, "rendering": 3, "view": 1, "controls": 5,
     "axes": 5, "sparkline": 3, "figure": 7, "tile": 8, "asked": 7, "images": 8, "frame": 8.5, "login": 8.5,
+    "quantities": 7,
     "rows": 3, "block": 4, "totals": 4, "entry": 4, "batch": 5,
     "cover": 4, "request_log": 4, "store": 5,
     "caching": 1, "encoding": 1, "body": 1, "formats": 1, "pipe": 1, "download": 1, "request_file": 6.5, "slices": 5,

@@ -34,7 +34,7 @@ class AnalyticsTab:
         figures = analytics_page.figures(view, whole, paths, outcomes)
         context |= {
             "empty": self._frame.emptiness(asked, whole),
-            "complete_until": self._frame.freshness(whole),
+            "complete_until": self._frame.freshness(whole.complete_until_us, asked.zone),
             "tiles": analytics_page.tiles(whole, before),
             "figures": figures,
             "images": {panel: view.image_hrefs(_IMAGE, {"panel": panel}) for panel in figures},

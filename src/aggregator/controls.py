@@ -16,6 +16,7 @@ from aggregator.view import CUSTOM, KEPT, PICK, RANGES, Items, View, month
 from aggregator.wording import (
     INTERVAL_NAMES,
     dimension_name,
+    last_name,
     metric_name,
     range_name,
     series_name,
@@ -107,7 +108,7 @@ def ranges(view: View, query: UsageQuery | None, today: datetime) -> list[Option
     chosen = _chosen_range(view, today)
     options = [Option(value, label, value == chosen) for value, label in RANGES.items()]
     if chosen not in RANGES and chosen not in (CUSTOM, KEPT):
-        options.append(Option(chosen, f"Last {chosen}", chosen=True))
+        options.append(Option(chosen, last_name(chosen), chosen=True))
     if chosen == KEPT and query:
         options.append(Option(KEPT, range_name(query.start_us, query.end_us, query.zone), chosen=True))
     return [*options, Option(CUSTOM, "Custom range", chosen == CUSTOM)]

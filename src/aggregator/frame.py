@@ -3,9 +3,10 @@
 The parts of a page are asked for at once, each in a thread of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import tzinfo
 from typing import Any
 
 from fastapi import Response
@@ -19,6 +20,7 @@ from aggregator.limits import Limit, Limits
 from aggregator.query import UsageAnswer, UsageQuery
 from aggregator.reader import Reader
 from aggregator.rendering import Rendering
+from aggregator.request_log import RequestsQuery
 from aggregator.tokens import Principal
 from aggregator.view import RANGE_ONLY
 from aggregator.wording import moment_name
@@ -86,6 +88,7 @@ class Frame:
         first, last = controls.dates(query) if query else (view.value("start"), view.value("end"))
         before, after = controls.steps(view, query, asked.now_us) if query else (None, None)
         held = CONTROLS[view.path]
+        filtered = {name.removeprefix("not.") for name in controls.filtered_by(view, principal)}
         return self.head(asked, view.path) | {
             "query": query,
             "problems": problems,
@@ -97,7 +100,7 @@ class Frame:
             "after": after,
             "intervals": controls.intervals(query, view.value("interval", "day")),
             "scope": asked.scope if principal.role == "admin" else "",
-            "filters": controls.filters(view, principal, self._names(asked)),
+            "filters": controls.filters(view, principal, self.names(asked, filtered)),
             "pickable": controls.pickable(view, principal, asked.scope),
             "picker": self.picker(asked) if query and view.value("pick") else None,
             "carried": controls.carried(view, (*held, "pick", "find")),
@@ -105,26 +108,25 @@ class Frame:
             "shape": "",
         }
 
-    def _names(self, asked: Asked) -> Mapping[str, Mapping[str, str]]:
-        """The display names of what is filtered by."""
-        if self._labels is None:
-            return {}
-        names = {name.removeprefix("not.") for name, _ in asked.view.items}
-        wanted = [name for name in names if is_dimension(name, asked.principal.is_operator)]
-        return self._labels.of(asked.principal.workspace or None, wanted)
+    def names(self, asked: Asked, dimensions: Iterable[str]) -> controls.Names:
+        """The display names of these dimensions' values."""
+        return self._labels.of(asked.principal.workspace or None, dimensions) if self._labels else {}
 
-    def freshness(self, answer: UsageAnswer) -> str:
-        """Up to when nothing is missing any more, in the view's zone."""
-        return moment_name(answer.complete_until_us, answer.query.zone)
+    def freshness(self, complete_until_us: int, zone: tzinfo) -> str:
+        """Up to when nothing is missing any more."""
+        return moment_name(complete_until_us, zone)
 
     def emptiness(self, asked: Asked, answer: UsageAnswer) -> str:
         """Why there is nothing to see: `range`, or `installation` when no call was ever recorded."""
-        query = answer.query
-        calls = replace(query, metrics=("requests",), breakdown=(), interval="total", cumulative=False)
+        calls = replace(answer.query, metrics=("requests",), breakdown=(), interval="total", cumulative=False)
         if not usage_page.is_empty(answer) or not usage_page.is_empty(self.reader.usage(calls)):
             return ""
-        ever = replace(calls, start_us=0, end_us=asked.now_us, filters=())
-        return "installation" if usage_page.is_empty(self.reader.usage(ever)) else "range"
+        return self.nothing(asked, calls)
+
+    def nothing(self, asked: Asked, query: UsageQuery) -> str:
+        """Why a query without an answer has none."""
+        ever = RequestsQuery(0, asked.now_us, audience=query.audience, limit=1)
+        return "range" if self.reader.requests(ever).requests else "installation"
 
     def picker(self, asked: Asked) -> controls.Picker:
         """The values of a filter's dimension, over the view without that filter. Raises NotFoundError."""

@@ -24,6 +24,11 @@ from aggregator.wording import (
     written,
 )
 
+Names = Mapping[str, Mapping[str, str]]
+"""Dimension → value → display name."""
+
+NAMED = ("product", "voice", "model", "user")
+"""What a row shows by its display name."""
 NEIGHBOURS = 4  # calls before and after, of the same key
 _DIMENSIONS = ("product", "voice", "model", "region", "source")
 
@@ -34,6 +39,7 @@ class LogRow:
 
     id: str
     href: str
+    date: str
     time: str
     iso: str
     method: str
@@ -42,10 +48,10 @@ class LogRow:
     outcome: str
     outcome_name: str
     latency: Cell
-    product: str
-    voice: str
-    model: str
-    user: str
+    product: Cell
+    voice: Cell
+    model: Cell
+    user: Cell
     key: str
     credits: Cell
 
@@ -80,16 +86,17 @@ class Call:
     json: str
 
 
-def rows(view: View, records: Sequence[Mapping[str, Any]], zone: tzinfo) -> list[LogRow]:
-    return [_row(view, record, zone) for record in records]
+def rows(view: View, records: Sequence[Mapping[str, Any]], zone: tzinfo, names: Names) -> list[LogRow]:
+    return [_row(view, record, zone, names) for record in records]
 
 
-def _row(view: View, record: Mapping[str, Any], zone: tzinfo) -> LogRow:
+def _row(view: View, record: Mapping[str, Any], zone: tzinfo, names: Names) -> LogRow:
     moment = datetime.fromisoformat(record["time"]).astimezone(zone)
     return LogRow(
         id=record["id"],
         href=view.bare(f"/requests/{record['id']}").href(),
-        time=f"{day(moment)}, {moment:%H:%M:%S}.{moment.microsecond // 1000:03}",
+        date=day(moment),
+        time=f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}",
         iso=moment.isoformat(),
         method=record["method"] or NOTHING,
         path=record["path"] or record["route"] or NOTHING,
@@ -97,18 +104,20 @@ def _row(view: View, record: Mapping[str, Any], zone: tzinfo) -> LogRow:
         outcome=record["outcome"],
         outcome_name=value_name(record["outcome"], "outcome"),
         latency=Cell(written(record["duration_ms"], "latency_avg"), repr(record["duration_ms"])),
-        product=record["product"],
-        voice=record["voice"],
-        model=record["model"],
-        user=record["user"],
+        **{name: _named(record[name], names.get(name, {})) for name in NAMED},
         key=f"…{record['api_key_hint']}" if record["api_key_hint"] else record["api_key"][:10],
         credits=Cell(counted(record["credits"]), exactly(record["credits"])),
     )
 
 
-def call(view: View, record: Mapping[str, Any], zone: tzinfo, trace: str) -> Call:
+def _named(value: str, names: Mapping[str, str]) -> Cell:
+    """A display name, with what it stands for behind it."""
+    return Cell(names[value], value) if value in names else Cell(value)
+
+
+def call(view: View, record: Mapping[str, Any], zone: tzinfo, names: Names, trace: str) -> Call:
     """Everything known about one call, in groups; each text that others share links to them in the log."""
-    row = _row(view, record, zone)
+    row = _row(view, record, zone, names)
     moment = datetime.fromisoformat(record["time"]).astimezone(zone)
     log = view.bare("/requests")
     around = {"start": (moment - timedelta(days=1)).isoformat(), "end": (moment + timedelta(days=1)).isoformat()}
@@ -116,11 +125,11 @@ def call(view: View, record: Mapping[str, Any], zone: tzinfo, trace: str) -> Cal
     def of(name: str, text: str = "") -> Fact:
         value = record[name]
         href = log.href({**around, name: value}) if value else ""
-        return Fact(dimension_name(name), text or value or NOTHING, href)
+        return Fact(dimension_name(name), text or names.get(name, {}).get(value) or value or NOTHING, href)
 
     groups = [
         ("Request", [
-            Fact("Started", f"{WEEKDAYS[moment.weekday()]} {row.time}"),
+            Fact("Started", f"{WEEKDAYS[moment.weekday()]} {row.date}, {row.time}"),
             of("method"), of("route"), Fact("Path", row.path),
             Fact("Status", row.status, _status_href(log, around, record)),
             of("outcome", row.outcome_name),
@@ -196,8 +205,3 @@ def tail_href(view: View) -> str:
     """The live tail of the same filters: it has no range, since it begins now."""
     own = [name for name in LOG_ONLY if name not in ("q", "min_latency")]
     return view.answer_href("/v1/requests/stream", "start", "end", "last", *own)
-
-
-def quantities(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all quantities in these calls, in their order of appearance."""
-    return list(dict.fromkeys(name for record in records for name in record["quantities"]))

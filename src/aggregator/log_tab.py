@@ -41,11 +41,12 @@ class LogTab:
             shown = asked.query((*asked.items, ("interval", "total")))
         except QueryError as error:
             return self._frame.refused(asked, error, "log.html", context)
+        complete_until_us = self._frame.reader.complete_until_us()  # before the rows are read
         answer = self._frame.reader.requests(replace(query, limit=min(query.limit, MAX_ROWS)))
         context |= {
-            "empty": "" if answer.requests else "range",
-            "complete_until": "",
-            "rows": log_page.rows(view, answer.requests, asked.zone),
+            "empty": "" if answer.requests else self._frame.nothing(asked, shown),
+            "complete_until": self._frame.freshness(complete_until_us, asked.zone),
+            "rows": log_page.rows(view, answer.requests, asked.zone, self._frame.names(asked, log_page.NAMED)),
             "links": log_page.page_links(view, answer.next_cursor),
         }
         return self._frame.page(asked, "log.html", shown, context)
@@ -54,13 +55,14 @@ class LogTab:
         """One call's own page. Raises NotFoundError."""
         record = self._frame.reader.request(id, asked.principal.widest_audience())
         trace = self._look.trace_href(record["trace_id"])
+        names = self._frame.names(asked, (*log_page.NAMED, "region", "route"))
         context: Context = {
-            "call": log_page.call(asked.view, record, asked.zone, trace),
-            "around": self._around(asked, record),
+            "call": log_page.call(asked.view, record, asked.zone, names, trace),
+            "around": log_page.rows(asked.view, self._around(asked, record), asked.zone, names),
         }
         return self._frame.rendering.html(asked.request, "call.html", self._frame.head(asked, PATH) | context)
 
-    def _around(self, asked: Asked, record: Mapping[str, Any]) -> list[log_page.LogRow]:
+    def _around(self, asked: Asked, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         """The call among those of the same key, the newest first."""
         audience = asked.principal.widest_audience()
         found: list[Sequence[Mapping[str, Any]]] = []
@@ -68,4 +70,4 @@ class LogTab:
             query = log_page.neighbours(record, audience, later=later)
             found.append(self._frame.reader.requests(query).requests if query else [])
         after, before = found
-        return log_page.rows(asked.view, [*reversed(after), record, *before], asked.zone)
+        return [*reversed(after), record, *before]

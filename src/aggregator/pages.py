@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -25,6 +26,7 @@ from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.login import FIRST_PAGE, Login
 from aggregator.look import Look
+from aggregator.parameters import zone_of
 from aggregator.reader import Reader
 from aggregator.rendering import Rendering
 from aggregator.tokens import Failures, ForbiddenError, TokenError, Tokens, TooManyFailuresError
@@ -41,6 +43,9 @@ _STATUS_OF: tuple[tuple[type[AggregatorError], int, str], ...] = (
     (StoreError, 503, "The store cannot answer now"),
     (BusyError, 503, "Busy"),
 )
+
+ZONE_COOKIE = "usage_meter_zone"
+"""Set by the page's script (`early.js`)."""
 
 Answer = Callable[[Asked], Response]
 
@@ -71,7 +76,7 @@ class Pages:
 
     def usage(self, request: Request) -> Response:
         """The Usage page."""
-        return self._page(request, usage_tab.PATH, lambda asked: _canonical(asked) or self._usage.page(asked))
+        return self._page(request, usage_tab.PATH, lambda asked: _better(asked) or self._usage.page(asked))
 
     def usage_image(self, request: Request) -> Response:
         """The chart of a view as `chart.svg` or `chart.png`, for mails and documents; `panel` says another one."""
@@ -79,7 +84,7 @@ class Pages:
 
     def analytics(self, request: Request) -> Response:
         """The Analytics page."""
-        return self._page(request, analytics_tab.PATH, lambda asked: _canonical(asked) or self._analytics.page(asked))
+        return self._page(request, analytics_tab.PATH, lambda asked: _better(asked) or self._analytics.page(asked))
 
     def analytics_image(self, request: Request) -> Response:
         """A chart of the Analytics page; `panel` says which."""
@@ -87,7 +92,7 @@ class Pages:
 
     def log(self, request: Request) -> Response:
         """The Request Log."""
-        return self._page(request, log_tab.PATH, lambda asked: _canonical(asked) or self._log.page(asked))
+        return self._page(request, log_tab.PATH, lambda asked: _better(asked) or self._log.page(asked))
 
     def call(self, id: str, request: Request) -> Response:
         """One call's own page."""
@@ -153,6 +158,19 @@ def _status(error: AggregatorError) -> tuple[int, str]:
     if status >= 500:
         logger.error("the page failed: %s", error)
     return status, title
+
+
+def _better(asked: Asked) -> Response | None:
+    """On to an address that says what this one leaves open; None where it says everything."""
+    return _canonical(asked) or _zoned(asked)
+
+
+def _zoned(asked: Asked) -> Response | None:
+    """In the browser's own zone, as far as it has told us, unless the address names another."""
+    zone = unquote(asked.request.cookies.get(ZONE_COOKIE, ""))
+    if asked.view.value("tz") or zone == "UTC" or not zone_of(zone):
+        return None
+    return RedirectResponse(asked.view.href({"tz": zone}), 303, {"Cache-Control": "no-store", "Vary": "Cookie"})
 
 
 def _canonical(asked: Asked) -> Response | None:

@@ -73,6 +73,10 @@ class Reader:
             else:
                 yield part.query
 
+    def complete_until_us(self) -> int:
+        """Up to when nothing is on its way to the store any more."""
+        return self._complete_until()
+
     def now_us(self) -> int:
         """The store's clock, by which `arrived` counts."""
         return int(self._store.select(Statement("SELECT toUnixTimestamp64Micro(now64(6))", {}))[0][0])

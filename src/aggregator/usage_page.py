@@ -6,6 +6,7 @@ from typing import Any
 
 from aggregator import charts
 from aggregator.buckets import HOUR_US, Interval, floor_us
+from aggregator.dimensions import QUANTITY
 from aggregator.figure import Cell, Entry, cell, narrowed
 from aggregator.measures import Number, is_additive
 from aggregator.query import Series, UsageAnswer, UsageQuery
@@ -122,6 +123,31 @@ def before(query: UsageQuery) -> UsageQuery | None:
     if query.start_us < span:
         return None
     return replace(query, start_us=query.start_us - span, end_us=query.start_us, interval="total", cumulative=False)
+
+
+def adds_up(query: UsageQuery) -> bool:
+    """Whether the series of its breakdown make the whole; else only the store knows that.
+
+    Averages and peaks do not add up, a user in two groups would count twice, and floats would round in another order.
+    """
+    exact = all(is_additive(name) and not name.startswith(QUANTITY) for name in query.metrics)
+    return not query.breakdown or (exact and "group" not in query.breakdown)
+
+
+def added_up(answer: UsageAnswer) -> UsageAnswer:
+    """The answer without its breakdown, from its series."""
+    query = answer.query
+    if not query.breakdown:
+        return answer
+    series = [
+        _sum([one for one in answer.series if one.metric == name], name, len(answer.bounds)) for name in query.metrics
+    ]
+    return replace(answer, query=replace(query, breakdown=()), series=series)
+
+
+def _sum(series: Sequence[Series], metric: str, count: int) -> Series:
+    values: list[Number | None] = [sum(one.values[i] or 0 for one in series) for i in range(count)]
+    return Series(metric, {}, values, sum(one.total or 0 for one in series))
 
 
 def is_empty(answer: UsageAnswer) -> bool:

@@ -6,20 +6,19 @@ from decimal import Decimal
 
 from fastapi import Response
 
-from aggregator import charts, controls, log_page, tile, usage_page
+from aggregator import charts, controls, tile, usage_page
 from aggregator.asked import Asked
 from aggregator.errors import NotFoundError, QueryError
 from aggregator.figure import Figure, closer_in_log, lines_figure, linked, usage_figure
 from aggregator.frame import Context, Frame
 from aggregator.images import Images
 from aggregator.limits import Limit
-from aggregator.parameters import requests_query
+from aggregator.quantities import Quantities
 from aggregator.query import UsageAnswer, UsageQuery
 from aggregator.view import LOG_ONLY, View
 from aggregator.wording import bucket_end_us
 
 PATH = "/usage"
-_QUANTITIES_SEEN = 100  # newest calls that are looked through for what they meter
 _IMAGE = "/usage/chart.svg"
 
 
@@ -27,6 +26,7 @@ class UsageTab:
     def __init__(self, frame: Frame, images: Images) -> None:
         self._frame = frame
         self._images = images
+        self._quantities = Quantities(frame.reader)
 
     def page(self, asked: Asked) -> Response:
         view = asked.view
@@ -37,22 +37,25 @@ class UsageTab:
         past = usage_page.past(view)
         before = usage_page.before(query)
         metric = query.metrics[0]
+        adds_up = usage_page.adds_up(query)
         (answer, requests), (totals, old, old_total, of_month) = self._frame.at_once(
             query,
             usage_page.requests_query(query, past, asked.now_us),
             wanted=[
-                replace(query, breakdown=()) if query.breakdown else None,
-                before if before and query.breakdown else None,
-                replace(before, breakdown=()) if before else None,
+                None if adds_up else replace(query, breakdown=()),
+                before,
+                None if adds_up or not before else replace(before, breakdown=()),
                 tile.month_to_date(query, metric, asked.now_us),
             ],
         )
+        totals = totals or usage_page.added_up(answer)
+        old_total = old_total or (usage_page.added_up(old) if old else None)
         limit = self._frame.limit(asked)
         context = self._controls(asked, query) | {
             "empty": self._frame.emptiness(asked, answer),
-            "complete_until": self._frame.freshness(answer),
-            "tiles": _tiles(totals or answer, old_total, of_month, limit),
-            "panels": [_panel(view, answer, totals or answer, old, name) for name in query.metrics],
+            "complete_until": self._frame.freshness(answer.complete_until_us, asked.zone),
+            "tiles": _tiles(totals, old_total, of_month, limit),
+            "panels": [_panel(view, answer, totals, old, name) for name in query.metrics],
             "past": past,
             "pasts": [(name, label) for name, (label, *_) in usage_page.PASTS.items()],
             "figures": _requests_figures(view, requests, limit),
@@ -80,7 +83,7 @@ class UsageTab:
         metric = query.metrics[0] if query else view.value("metric", "credits")
         shape = charts.shape_of(view.value("chart"), metric) if query else ""
         return {
-            "metrics": controls.metrics(metric, self._quantities(asked) if query else ()),
+            "metrics": controls.metrics(metric, self._quantities.of(query.audience, asked.now_us) if query else ()),
             "breakdowns": controls.breakdowns(view.value("breakdown"), asked.principal, asked.scope),
             "cumulable": controls.is_cumulable(metric),
             "shape": shape,
@@ -90,12 +93,6 @@ class UsageTab:
             "tiles": [],
             "panels": [],
         }
-
-    def _quantities(self, asked: Asked) -> list[str]:
-        """What the app meters by itself, as far as the newest calls show it."""
-        scope = [item for item in asked.items if item[0] == "scope"]
-        query = requests_query([*scope, ("limit", str(_QUANTITIES_SEEN))], asked.principal, asked.now_us)
-        return log_page.quantities(self._frame.reader.requests(query).requests)
 
 
 def _tiles(

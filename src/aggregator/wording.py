@@ -6,6 +6,7 @@ process's locale never matters.
 
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
+from string import ascii_letters, digits
 
 from aggregator.buckets import Interval, boundaries, from_us
 from aggregator.dimensions import ATTRIBUTE, QUANTITY
@@ -56,6 +57,7 @@ INTERVAL_NAMES: dict[Interval, str] = {
 }  # fmt: skip
 
 DAY_US = 86_400_000_000
+_LAST_UNITS = {"m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -199,6 +201,14 @@ def range_name(start_us: int, end_us: int, zone: tzinfo) -> str:
     month = "" if (first.year, first.month) == (last.year, last.month) else f" {MONTHS[first.month - 1]}"
     year = "" if first.year == last.year else f" {first.year}"
     return f"{first.day}{month}{year} – {day(last)}"
+
+
+def last_name(last: str) -> str:
+    """A range that ends now, as the API spells it, for people: `60d` is `Last 60 days`."""
+    number, unit = last.rstrip(ascii_letters), last.lstrip(digits)
+    if unit not in _LAST_UNITS:
+        return f"Last {last}"
+    return f"Last {_LAST_UNITS[unit]}" if number == "1" else f"Last {number} {_LAST_UNITS[unit]}s"
 
 
 def _offset_if_ambiguous(moment: datetime) -> str:

@@ -14,6 +14,7 @@ from httpx import Response
 from aggregator import pages, problems
 from aggregator.drawing import Drawing
 from aggregator.export import usage_csv
+from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.look import Look
 from aggregator.parameters import usage_query
@@ -37,7 +38,16 @@ class Site:
         app = FastAPI()
         problems.add_error_handlers(app)
         self.limits = Limits(store)
-        routes = pages.router(self.reader, self._who, drawing, NOW.timestamp, look=look, limits=self.limits)
+        self.labels = Labels(store)
+        routes = pages.router(
+            self.reader,
+            self._who,
+            drawing,
+            NOW.timestamp,
+            look=look,
+            labels=self.labels,
+            limits=self.limits,
+        )
         app.include_router(routes)
         self.http = TestClient(app, base_url="http://localhost", follow_redirects=False)
 

@@ -28,6 +28,7 @@ def some_calls(store: Store) -> None:
         )
 
 
+LOOK = "compact=true&theme=dark"
 VIEWS = [
     "",
     WEEK,
@@ -319,3 +320,63 @@ def test_a_store_that_fails_is_a_page_that_says_so_without_its_secrets(
 
     assert "The store cannot answer now" in html
     assert "secret" not in html
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "breakdown=voice&top=1",
+        "breakdown=voice&breakdown=product&metric=requests",
+        "breakdown=voice&cumulative=true",
+        "breakdown=voice&metric=latency_p95",
+        "breakdown=group",
+        "breakdown=voice&metric=quantity.characters",
+    ],
+)
+def test_the_total_above_the_chart_is_that_of_the_same_question_without_a_breakdown(site: Site, query: str) -> None:
+    some_calls(site.store)
+
+    def total(query: str) -> str:
+        tiles: list[str] = re.findall(r"<strong>(.*?)</strong>", site.get(f"/usage?{WEEK}&{query}").text)
+        return tiles[0]
+
+    assert total(query) == total(re.sub(r"breakdown=\w+&?|top=1", "", query).rstrip("&"))
+
+
+def test_the_browsers_own_zone_is_known_from_its_cookie(site: Site) -> None:
+    def asked(address: str, zone: str) -> str | None:
+        answer = site.http.get(address, headers={"cookie": f"usage_meter_zone={zone}"})
+        return answer.headers.get("location")
+
+    assert asked("/usage?last=7d", "Europe%2FBerlin") == "/usage?last=7d&tz=Europe%2FBerlin"
+    assert asked("/usage?last=7d&tz=Asia/Kolkata", "Europe%2FBerlin") is None
+    assert asked("/usage?last=7d", "UTC") is None
+    assert asked("/usage?last=7d", "//evil.example") is None
+
+
+def test_a_quantity_that_calls_have_is_a_metric(site: Site) -> None:
+    site.store.insert([call(NOON, quantities={"audio_seconds": 2.5})])
+
+    assert '<option value="quantity.audio_seconds">Audio seconds</option>' in site.get("/usage").text
+
+
+def test_how_a_page_looks_is_kept_from_page_to_page(site: Site) -> None:
+    site.store.insert([call(NOON, request_id="r1")])
+    links = [
+        address
+        for page in ("/usage", "/analytics", "/requests", "/requests/r1")
+        for address in re.findall(r'href="(/(?:usage|analytics|requests)[^"]*)"', site.get(f"{page}?{LOOK}").text)
+    ]
+
+    assert len(links) > 100
+    assert [link for link in links if "compact=true" not in link or "theme=dark" not in link] == []
+    assert '<html lang="en" data-theme="dark">' in site.get(f"/usage?{LOOK}").text
+    assert 'name="compact" value="true"' in site.get(f"/usage?{LOOK}").text
+
+
+def test_the_log_shows_a_call_by_its_names(site: Site) -> None:
+    site.store.insert([call(NOON, voice="v1", request_id="r1")])
+    site.labels.put("acme", "voice", {"v1": "Rachel <3"})
+
+    assert '<td title="v1">Rachel &lt;3</td>' in site.get("/requests").text
+    assert "Rachel &lt;3</a>" in site.get("/requests/r1").text

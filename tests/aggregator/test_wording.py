@@ -9,7 +9,7 @@ import pytest
 from aggregator.buckets import Interval, boundaries, to_us
 from aggregator.measures import Number
 from aggregator.ticks import MAX_TICKS, ticks
-from aggregator.wording import bucket_name, dimension_name, metric_name, percent, range_name, share, written
+from aggregator.wording import bucket_name, dimension_name, last_name, metric_name, percent, range_name, share, written
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -50,6 +50,14 @@ def test_names_are_words_and_not_identifiers() -> None:
     assert metric_name("latency_p95") == "Latency, 95th percentile"
     assert dimension_name("attribute.customer_tier") == "Customer tier"
     assert dimension_name("api_key") == "API key"
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [("60d", "Last 60 days"), ("1h", "Last hour"), ("12mo", "Last 12 months"), ("nonsense", "Last nonsense")],
+)
+def test_a_range_that_ends_now_is_words(last: str, name: str) -> None:
+    assert last_name(last) == name
 
 
 def test_a_share_is_nothing_where_there_is_nothing_to_share() -> None:

@@ -12,14 +12,24 @@ const isDark = () => matchMedia("(prefers-color-scheme: dark)").matches;
 const theme = () => document.documentElement.dataset.theme || (isDark() ? "dark" : "light");
 
 function library() {
-  vega ??= import(document.getElementById("vega").href).then(() => window.vegaEmbed);
+  vega ??= import(document.body.dataset.vega).then(() => window.vegaEmbed);
   return vega;
 }
 
 async function draw() {
   for (const one of drawn) one.embed?.finalize();
-  drawn = [...document.querySelectorAll("[data-chart]")].map(chartOf);
-  await Promise.all(drawn.map(show));
+  const these = (drawn = [...document.querySelectorAll("[data-chart]")].map(chartOf));
+  for (const chart of these) {
+    try {
+      await show(chart);
+    } catch (error) {
+      console.error(error);
+      chart.target.textContent = "The chart could not be drawn. The table has its numbers.";
+      chart.plot.dataset.drawn = "";
+    }
+    await new Promise((done) => setTimeout(done)); // the first one is seen before the next is begun
+    if (these !== drawn) return; // another view came meanwhile
+  }
 }
 
 function chartOf(plot) {
@@ -147,7 +157,7 @@ async function go(address, { push = true } = {}) {
     response = await fetch(address, { headers: { accept: "text/html" } });
     text = await response.text();
   } catch {
-    location.assign(address);
+    if (mine === asked) complain("The service cannot be reached. Try again in a moment.");
     return;
   }
   if (mine !== asked) return;
@@ -160,9 +170,19 @@ async function go(address, { push = true } = {}) {
   if (push && response.url !== location.href) history.pushState(null, "", response.url);
   const focused = controlPath(document.activeElement);
   document.title = next.title;
+  document.querySelector(".complaint")?.remove();
   view().replaceWith(document.adoptNode(fresh));
   focused?.()?.focus({ preventScroll: true });
   begin();
+}
+
+// What went wrong, above the view that there still is.
+function complain(text) {
+  view().removeAttribute("aria-busy");
+  document.querySelector(".complaint")?.remove();
+  const place = child(document.body, "p", "complaint", text);
+  place.setAttribute("role", "alert");
+  view().before(place);
 }
 
 // The control that had the focus has it again in the new view.
@@ -189,6 +209,8 @@ document.addEventListener("submit", (event) => {
   else go(addressOf(form));
 });
 document.addEventListener("click", (event) => {
+  const row = event.target.closest?.(".calls tbody tr");
+  if (row && !event.target.closest("a") && getSelection().isCollapsed && !event.button) row.querySelector("a").click();
   const link = event.target.closest?.("a[data-view], a[data-pick]");
   if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
   // A link may lead to another page, which then loads as pages do.
@@ -208,8 +230,8 @@ async function pick(address) {
   const mine = ++picking;
   const url = new URL(address, location.href);
   url.pathname = `/picker${url.pathname === "/" ? "/usage" : url.pathname}`;
-  const response = await fetch(url);
-  if (!response.ok) return go(address);
+  const response = await fetch(url).catch(() => null);
+  if (!response?.ok) return go(address);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".picker");
   if (mine !== picking) return;
   const place = document.querySelector(".picked");
@@ -254,7 +276,8 @@ document.addEventListener("change", ({ target }) => {
 });
 
 async function refresh() {
-  const response = await fetch(location.href);
+  const response = await fetch(location.href).catch(() => null); // the next call to come tries again
+  if (!response?.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector(".calls tbody");
   const shown = document.querySelector(".calls tbody");
   if (!tail || !fresh) return;
