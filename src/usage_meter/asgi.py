@@ -42,7 +42,7 @@ class UsageMeterMiddleware:
         try:
             if self.meter.identify is not None:
                 await call.ask_later(self.meter.identify, scope)
-            call.enter()
+            call.begin()
             await self.app(scope, call.receive, call.send)
         except BaseException as error:
             call.broke(error)

@@ -54,6 +54,9 @@ class ASGICall(Call):
         route = route_of(self.scope)
         return self.door.route_by_path(self.event.path) if route is None else route
 
+    def scheme(self) -> str:
+        return str(self.scope.get("scheme", ""))
+
     def broke(self, error: BaseException) -> None:
         """The app raised, or was cancelled."""
         cancelled = not isinstance(error, (Exception, SystemExit, KeyboardInterrupt))

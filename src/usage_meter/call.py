@@ -7,7 +7,7 @@ event with the next version, which replaces it.
 Nothing here raises into the app: what cannot be used is counted and logged once for its kind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from enum import Enum
@@ -68,6 +68,21 @@ class Metered(Protocol):
     def recorder(self) -> Recorder: ...
     @property
     def callers(self) -> Callers: ...
+    @property
+    def observer(self) -> "Observer | None": ...
+
+
+class Observer(Protocol):
+    """Looks on as calls pass, such as `usage_meter.otel`. What it raises is counted, and does not reach the app."""
+
+    def began(self, call: "Call") -> None:
+        """Its caller is known, its handler comes next."""
+
+    def recording(self, call: "Call") -> None:
+        """It is about to be recorded, or corrected: the event may still be added to."""
+
+    def ended(self, call: "Call") -> None:
+        """It was recorded for the first time."""
 
 
 class Call:
@@ -81,6 +96,7 @@ class Call:
     in_flight = False
     finished = False
     credits_recorded: int | None = None  # of the newest version; None: there is none yet
+    span: Any = None  # what an observer remembers of it
 
     def __init__(self, meter: Metered, method: str, path: str, identity: Identity) -> None:
         self.started_ns = perf_counter_ns()
@@ -101,6 +117,12 @@ class Call:
 
     # What the doors tell.
 
+    def begin(self) -> None:
+        """It is served from now on."""
+        if self.meter.observer is not None:
+            self._show(self.meter.observer.began)
+        self.enter()
+
     def enter(self) -> None:
         """Counts the call as in flight, for its caller."""
         self.in_flight = True
@@ -117,6 +139,10 @@ class Call:
 
     def framework_route(self) -> str:
         """The route's template as the framework knows it; each door has its own way."""
+        return ""
+
+    def scheme(self) -> str:
+        """`http` or `https`, as far as the door knows it."""
         return ""
 
     def sent(self, size: int) -> None:
@@ -136,6 +162,8 @@ class Call:
         self.leave()
         self.finished = True  # before it is recorded: whatever is set from now on sends it again
         self.record()
+        if self.meter.observer is not None:
+            self._show(self.meter.observer.ended)
 
     def record(self) -> None:
         """Records the call as it is now; each time with the next version, which replaces the one before."""
@@ -149,9 +177,17 @@ class Call:
             if self.exception and event.status >= 500:
                 event.outcome = self.outcome or "exception"
                 event.error = event.error or self.exception
+            if self.meter.observer is not None:
+                self._show(self.meter.observer.recording)
             self.meter.recorder.record(event, replaced)
         except Exception as error:  # guarded: a framework's routes may be of any kind
             self.meter.recorder.failed("event", error)
+
+    def _show(self, look: Callable[["Call"], None]) -> None:
+        try:
+            look(self)
+        except Exception as error:  # guarded: what looks on is not ours alone
+            self.meter.recorder.failed("observer", error)
 
     def _replaced(self, event: UsageEvent) -> UsageEvent:
         """What the next version replaces, as far as it matters to the recorder: with the credits of then."""

@@ -82,7 +82,7 @@ class UsageMeterMiddleware:
         try:
             if self.meter.identify is not None:
                 call.ask(self.meter.identify, _source(request))
-            call.enter()
+            call.begin()
             return call.answered(self.get_response(request))
         except BaseException as error:
             call.broke(error)
@@ -98,7 +98,7 @@ class UsageMeterMiddleware:
         try:
             if self.meter.identify is not None:
                 await call.ask_later(self.meter.identify, _source(request))
-            call.enter()
+            call.begin()
             return call.answered(await self.get_response(request))
         except BaseException as error:
             call.broke(error)
@@ -131,6 +131,9 @@ class DjangoCall(BodyCall):
 
     def framework_route(self) -> str:
         return route_of(self.request.resolver_match)
+
+    def scheme(self) -> str:
+        return str(self.request.scheme)
 
     def broke(self, error: BaseException) -> None:
         if isinstance(error, CancelledError) and not self.finished:  # Django's way to say that the client has left

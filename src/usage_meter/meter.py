@@ -9,6 +9,7 @@ from typing import Self
 
 import msgspec
 
+from usage_meter.call import Observer
 from usage_meter.caller import Caller, Callers, Identify
 from usage_meter.cardinality import CardinalityGuard
 from usage_meter.event import UsageEvent
@@ -51,6 +52,7 @@ class Meter:
             redis_timeout=redis_timeout,
         )
         self.identify = identify
+        self.observer: Observer | None = None
         self.recorder = Recorder(self.settings)
         self.guard = CardinalityGuard(self.settings.distinct_values)
         self.callers = Callers(self.settings.key_secret, self.settings.workspace, self.guard)

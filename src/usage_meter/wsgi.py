@@ -48,7 +48,7 @@ class UsageMeterMiddleware:
         try:
             if self.meter.identify is not None:
                 call.ask(self.meter.identify, environ)
-            call.enter()
+            call.begin()
             return call.response(self.app(environ, call.start_response))
         except BaseException as error:
             call.broke(error)
@@ -87,6 +87,9 @@ class WSGICall(BodyCall):
 
     def framework_route(self) -> str:
         return self.door.route_by_path(self.event.path) if self.chosen_route is None else self.chosen_route
+
+    def scheme(self) -> str:
+        return str(self.environ.get("wsgi.url_scheme", ""))
 
     def start_response(self, status: str, headers: Headers, exc_info: ExcInfo | None = None) -> Write:
         """The app's `start_response`."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from copy import copy
 from typing import Any
 
+from usage_meter.call import Observer
 from usage_meter.caller import Caller, Callers, Identify
 from usage_meter.cardinality import CardinalityGuard
 from usage_meter.event import UsageEvent
@@ -52,6 +53,7 @@ class ListMeter:
     def __init__(self, identify: Identify | None = None, **settings: Any) -> None:
         self.settings = MeterSettings(**{"key_secret": "secret", "workspace": "default", **settings})
         self.identify = identify
+        self.observer: Observer | None = None
         self.recorder = ListRecorder()
         self.guard = CardinalityGuard(self.settings.distinct_values)
         self.callers = Callers(self.settings.key_secret, self.settings.workspace, self.guard)
