@@ -7,7 +7,7 @@ whatever is larger than the processor's cache takes twice the time.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aggregator.block import blocks_by_day
+from aggregator.block import native_block
 from aggregator.entry import Fields, fields_of, rows_of, salvaged
 from aggregator.rows import PART_ROWS, Rows
 from aggregator.totals import CallTotals
@@ -65,13 +65,11 @@ class Load:
         self.totals.include(other.totals)
 
     def _encode(self) -> None:
-        parts = list(self._rows.parts())
-        for part in parts:
+        for part in self._rows.take():
             self.totals.add(part)
-        for day, blocks in blocks_by_day(parts).items():
-            self._blocks.setdefault(day, []).extend(blocks)
-            self.bytes += sum(map(len, blocks))
-        self._rows = Rows()
+            block = native_block(part)
+            self._blocks.setdefault(part.day, []).append(block)
+            self.bytes += len(block)
 
 
 class Batch:

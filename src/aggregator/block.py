@@ -167,7 +167,10 @@ def _numbers_or_null(values: Sequence[int | None]) -> bytes:
 def _strings(values: Collection[str]) -> bytes:
     """Each text behind its length in bytes."""
     lengths = list(map(len, values))
-    if max(lengths, default=0) < len(_LENGTHS) and "".join(values).isascii():
+    longest = max(lengths, default=0)
+    if longest < len(_LENGTHS) and "".join(values).isascii():
+        if values and min(lengths) == longest:  # as ids have it
+            return (_LENGTHS[longest] + _LENGTHS[longest].join(values)).encode()
         return "".join([_LENGTHS[length] + value for length, value in zip(lengths, values, strict=True)]).encode()
     return b"".join([_varint(len(value)) + value for value in map(str.encode, values)])
 

@@ -95,7 +95,7 @@ class Store:
         """Store the events; when it returns they are safe. The same event again changes nothing."""
         rows = Rows()
         rows.add(decode_rows(concatenated(events), len(events)))
-        for blocks in blocks_by_day(rows.parts()).values():
+        for blocks in blocks_by_day(rows.take()).values():
             self.load(b"".join(blocks))
 
     def load(self, blocks: bytes) -> None:

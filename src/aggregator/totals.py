@@ -5,8 +5,8 @@ longer than storing the call.
 """
 
 from bisect import bisect_left
-from collections import Counter
-from itertools import repeat
+from collections import Counter, defaultdict
+from itertools import count, repeat
 
 from aggregator.rows import Part
 from usage_meter.event import MICRO
@@ -15,6 +15,9 @@ from usage_meter.event import MICRO
 # from them is off by less than that.
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _BOUNDS_US = [round(bound * MICRO) for bound in LATENCY_BUCKETS]
+
+_Group = tuple[str, str, str]  # workspace, product and outcome: what the counters tell apart
+_NOT_COUNTED: _Group = ("", "", "")
 
 
 class CallTotals:
@@ -31,26 +34,31 @@ class CallTotals:
         """By product."""
 
     def add(self, part: Part) -> None:
-        durations = [row.duration_us for row in part.rows]
-        credits_micro = [row.credits_micro for row in part.rows]
-        versions = [row.version for row in part.rows]
-        numbers = part.dimensions.numbers
-        duration_us, charged_micro = [0] * len(part.dimensions.distinct), [0] * len(part.dimensions.distinct)
-        for number, version, duration, credits in zip(numbers, versions, durations, credits_micro, strict=True):
-            if version == 1:
-                duration_us[number] += duration
-                if credits > 0:
-                    charged_micro[number] += credits
-        buckets = map(bisect_left, repeat(_BOUNDS_US), durations)
-        for (number, version, bucket), calls in Counter(zip(numbers, versions, buckets, strict=False)).items():
-            shared = part.dimensions.distinct[number]
-            if version == 1 and shared.kind == "request":
-                self.requests[shared.workspace, shared.product, shared.outcome] += calls
-                self.durations[shared.product, bucket] += calls
-        for shared, duration, credits in zip(part.dimensions.distinct, duration_us, charged_micro, strict=True):
-            if shared.kind == "request":
-                self.duration_us[shared.product] += duration
-                self.credits_micro[shared.workspace, shared.product] += credits
+        groups: defaultdict[_Group, int] = defaultdict(count().__next__)
+        others = groups[_NOT_COUNTED]
+        group_of = [
+            groups[shared.workspace, shared.product, shared.outcome] if shared.kind == "request" else others
+            for shared in part.dimensions.distinct
+        ]
+        numbers = [
+            group_of[number] if row.version == 1 else others
+            for number, row in zip(part.dimensions.numbers, part.rows, strict=True)
+        ]
+        duration_us, charged_micro = [0] * len(groups), [0] * len(groups)
+        for number, row in zip(numbers, part.rows, strict=True):
+            duration_us[number] += row.duration_us
+            if row.credits_micro > 0:
+                charged_micro[number] += row.credits_micro
+        buckets = map(bisect_left, repeat(_BOUNDS_US), [row.duration_us for row in part.rows])
+        calls = Counter(zip(numbers, buckets, strict=True))
+        del groups[_NOT_COUNTED]
+        for (workspace, product, outcome), number in groups.items():
+            self.duration_us[product] += duration_us[number]
+            self.credits_micro[workspace, product] += charged_micro[number]
+            for bucket in range(len(LATENCY_BUCKETS) + 1):
+                if found := calls[number, bucket]:
+                    self.requests[workspace, product, outcome] += found
+                    self.durations[product, bucket] += found
 
     def include(self, others: "CallTotals") -> None:
         self.requests += others.requests
