@@ -21,6 +21,7 @@ from aggregator.tokens import OPERATOR, Tokens
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0  # a year's question to a cold store takes seconds; this only ends what never ends
+MAX_MESSAGE = 1000  # characters of an answer in plain text: enough for a chart's faults
 OWN_TOKEN_DAYS = 1.0  # of a token made from the service's own secret: longer than any one command runs
 
 Items = Sequence[tuple[str, str]]
@@ -174,6 +175,8 @@ def _message(answer: httpx.Response, detail: object) -> str:
         )
     if isinstance(detail, dict) and isinstance(detail.get("message"), str):
         return str(detail["message"])
+    if answer.headers.get("content-type", "").startswith("text/plain") and answer.text.strip():
+        return answer.text.strip()[:MAX_MESSAGE]
     return f"{answer.request.url.copy_with(query=None)} answers {answer.status_code}, and not as usage-meter does"
 
 

@@ -1,9 +1,11 @@
-"""`usage-meter query`: a question of `/v1/usage` from the terminal, as a table, CSV or JSON."""
+"""`usage-meter query`: a question of `/v1/usage` from the terminal, as a table, CSV, JSON or an image."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +40,7 @@ def query(
     cumulative: Annotated[bool, typer.Option("--cumulative", help="Let it run up.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV, with exact numbers.")] = False,
     json: Annotated[bool, typer.Option("--json", help="The service's own answer.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw it into this file; - is standard output.")] = None,
     layout: Annotated[str, typer.Option(help="Of the CSV; wide: a column per series.")] = "",
     url: Url = None,
     token: Token = None,
@@ -47,8 +50,8 @@ def query(
     usage-meter query --last 7d --interval day --metric credits --breakdown voice --filter product=text_to_speech
     """
     with friendly():
-        if csv and json:
-            raise SettingsError("--csv and --json cannot both be given")
+        if csv + json + (png is not None) > 1:
+            raise SettingsError("--csv, --json and --png are three forms of one answer: give one of them")
         if layout and not csv:
             raise SettingsError("--layout is the CSV's: give --csv too")
         items = [
@@ -61,6 +64,8 @@ def query(
         with asking(url, token) as client:
             if csv:
                 _write(client.pieces("/v1/usage.csv", items))
+            elif png:
+                _save(b"".join(client.pieces("/usage/chart.png", items)), png)
             elif json:
                 _write([*client.pieces("/v1/usage", items), b"\n"])
             else:
@@ -83,8 +88,18 @@ def given(**parameters: str) -> list[tuple[str, str]]:
     return [(name, value) for name, value in parameters.items() if value]
 
 
+def _save(image: bytes, file: Path) -> None:
+    if str(file) == "-":
+        _write([image])
+        return
+    try:
+        file.write_bytes(image)
+    except OSError as error:
+        raise SettingsError(f"cannot write {file}: {error.strerror}") from error
+
+
 def _show(answer: bytes) -> None:
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS
     document = json.loads(answer, parse_float=Decimal)
     console.print(title(document), markup=False, style="bold")

@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator.measures import Number, is_additive
-from aggregator.wording import INTERVAL_NAMES, dimension_name, metric_name, percent, share, written
+from aggregator.wording import INTERVAL_NAMES, dimension_name, metric_name, percent, share, value_name, written
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_UNBOUNDED = 1_000_000  # columns: what a table would take if it could
 SPARK_CELLS = 40  # of a sparkline: as many buckets as fit beside a name and a number in 80 columns
 
 _DATES = {"minute": "%Y-%m-%d %H:%M", "hour": "%Y-%m-%d %H:%M", "month": "%Y-%m", "year": "%Y"}
@@ -39,7 +40,7 @@ def table(document: Document, console: Console) -> Table:
     forms = (_by_bucket, _by_series) if len(document["buckets"]) > 1 else (_by_series,)
     for form in forms:
         made = form(document)
-        if Measurement.get(console, console.options, made).maximum <= console.width:
+        if Measurement.get(console, console.options.update(width=_UNBOUNDED), made).maximum <= console.width:
             return made
     return _courses(document)
 
@@ -114,7 +115,7 @@ def _subject(document: Document) -> str:
 
 def _name(series: Document, document: Document) -> Text:
     """Never markup: the values come from whoever called the API."""
-    label = (series["label"] or "(none)") if series["key"] else metric_name(series["metric"])
+    label = value_name(series["label"]) if series["key"] else metric_name(series["metric"])
     if series["key"] and len(document["metrics"]) > 1:
         label = f"{label} {metric_name(series['metric'])}"
     return Text(printable(label), no_wrap=True)

@@ -5,8 +5,8 @@ import gzip
 import io
 import json
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from aggregator.event_file import BadLine, Line
 from aggregator.importer import Importer
 from aggregator.store import Store
 from aggregator.tokens import Principal
-from tests.aggregator.events import call
+from tests.aggregator.events import NOON, call
 from tests.aggregator.service import TestedService, listening
 from tests.conftest import free_port, wait_until
 
@@ -31,6 +31,7 @@ LOG = """\
 1.2.3.4 - - [17/May/2015:10:05:03 +0000] "GET /a HTTP/1.1" 200 203 "-" "agent" 0.250
 1.2.3.4 - - [17/May/2015:23:05:03 +0000] "POST /b HTTP/1.1" 500 7 "-" "agent" 1.000
 """
+DAY = timedelta(days=1)
 MAY = ("--start", "2015-05-17", "--end", "2015-05-18")
 
 
@@ -48,9 +49,9 @@ def url(service: TestedService, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         yield address
 
 
-def run(*arguments: str, code: int = 0, input: bytes | None = None) -> str:
+def run(*arguments: str, code: int = 0, input: bytes | None = None, env: Mapping[str, str] = {"COLUMNS": "100"}) -> str:
     """What the command prints, its errors too."""
-    result = CliRunner().invoke(app, arguments, input=input, env={"COLUMNS": "100"})
+    result = CliRunner().invoke(app, arguments, input=input, env=env)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result.output
@@ -223,6 +224,31 @@ def test_for_programs_there_are_the_services_own_csv_and_json(service: TestedSer
     assert [one["total"] for one in json.loads(run("query", *question, "--json"))["series"]] == [2, 1]
 
 
+def test_many_series_are_shown_by_their_course_where_columns_do_not_fit(service: TestedService, url: str) -> None:
+    for voice in range(30):
+        service.store.insert([call(NOON, voice=f"voice-{voice:02}", credits=voice + 1), call(NOON + 3 * DAY, voice="")])
+    question = ("--start", "2026-03-10", "--end", "2026-03-16", "--breakdown", "voice", "--top", "4")
+
+    assert run("query", *question).splitlines()[:3] == [
+        "Credits by Voice per day, 2026-03-10 to 2026-03-16 (UTC)",
+        "Day         (none)  voice-29  voice-28  voice-27  Other  All",
+        "2026-03-10       0        30        29        28    378  465",
+    ]
+    assert run("query", *question, env={"COLUMNS": "50"}).splitlines()[1:4] == [
+        "Voice     Total  Course ",
+        "(none)       30  ▁▁▁█▁▁▁",
+        "voice-29     30  █▁▁▁▁▁▁",
+    ]
+
+
+def test_a_question_is_drawn(service: TestedService, url: str, tmp_path: Path) -> None:
+    service.store.insert([call(NOON, voice="a")])
+
+    run("query", "--start", "2026-03-01", "--breakdown", "voice", "--png", str(tmp_path / "chart.png"))
+
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -230,7 +256,9 @@ def test_for_programs_there_are_the_services_own_csv_and_json(service: TestedSer
         (("--metric", "voices", "--interval", "decade"), 2, "interval: 'decade' is unknown"),
         (("--filter", "voice"), 2, "--filter is 'voice': must be DIMENSION=VALUE"),
         (("--filter", "voise=a"), 2, "voise: is not a parameter here"),
-        (("--csv", "--json"), 2, "--csv and --json cannot both be given"),
+        (("--csv", "--json"), 2, "--csv, --json and --png are three forms of one answer"),
+        (("--png", "x.png", "--metric", "voices"), 2, "metric: 'voices' is unknown: must be one of credits"),
+        (("--png", "/nowhere/x.png"), 2, "cannot write /nowhere/x.png: No such file or directory"),
         (("--token", "nonsense"), 2, "the token is not valid here"),
         (("--url", "http://127.0.0.1:1"), 1, "nothing answers at http://127.0.0.1:1"),
         (("--url", "ftp://x"), 2, "AGGREGATOR_URL is 'ftp://x': must look like"),
