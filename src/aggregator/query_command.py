@@ -102,7 +102,7 @@ def _show(answer: bytes) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_COLUMNS
     document = json.loads(answer, parse_float=Decimal)
-    console.print(title(document), markup=False, style="bold")
+    console.print(title(document), markup=False, style="bold", soft_wrap=True)
     console.print(table(document, console) if document["series"] else "nothing: no call matches")
 
 
