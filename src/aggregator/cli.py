@@ -49,13 +49,12 @@ def serve(
     """Run the service: take events out of Redis, store them, answer questions."""
     with friendly():
         settings = Settings.from_env(os.environ, host=host, port=port, redis_url=redis_url, store_url=store_url)
-        from aggregator.app import Service, check_redis
-        from aggregator.serving import announce, listening, run
+        from aggregator.app import check_redis
+        from aggregator.serving import run, serving
 
         if settings.redis_url != EMBEDDED:
             check_redis(settings.redis_url)
-        with listening(settings) as listener, Service(settings, role.value) as service:
-            announce(service, listener)
+        with serving(settings, role.value) as (service, listener):
             run(service, listener)
 
 
@@ -64,15 +63,13 @@ def demo(port: Port = None, store_url: StoreUrl = None) -> None:
     """Everything at once, embedded: the service, an example API, sixty days of history and live traffic."""
     with friendly():
         settings = Settings.from_env(os.environ, port=port, store_url=store_url, redis_url=EMBEDDED, host="127.0.0.1")
-        from aggregator.app import Service
-        from aggregator.demo import Demo
-        from aggregator.serving import address, announce, listening, run
+        from aggregator.demo import Demo, check_installation
+        from aggregator.serving import address, run, serving
 
-        with listening(settings) as listener, Service(settings) as service:
-            announce(service, listener)
-            with Demo(service, console) as running:
-                running.introduce(address(listener))
-                run(service, listener)
+        check_installation()
+        with serving(settings) as (service, listener), Demo(service, console) as running:
+            running.introduce(address(listener))
+            run(service, listener)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from aggregator.errors import AggregatorError, ServiceError, SettingsError
-from aggregator.settings import PREFIX, Settings, explained, without_password
+from aggregator.settings import PREFIX, Settings, explained, is_loopback, without_password
 from aggregator.tokens import OPERATOR, Tokens
 
 CONNECT_SECONDS = 5.0
@@ -97,6 +97,11 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
+
+    @property
+    def is_near(self) -> bool:
+        """On this machine: nothing is gained by compressing what is sent."""
+        return is_loopback(httpx.URL(self.url).host)
 
     def json(self, path: str, items: Items = ()) -> Any:
         """A JSON answer. Raises RefusedError and ServiceError, like everything here."""

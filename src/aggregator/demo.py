@@ -5,6 +5,7 @@ what is new. The API and its customers are processes of their own, ended with us
 """
 
 import importlib
+import importlib.util
 import os
 import signal
 import socket
@@ -34,6 +35,16 @@ STOP_SECONDS = 10  # for them to end by themselves
 STORED_SECONDS = 300  # for the history to be stored on a slow machine
 
 _NEWEST = Statement("SELECT max(started), count() FROM events WHERE instance = 'history'", {})
+
+
+_NEEDS = ("chdb", "espeakng_loader", "elevenlabs", "websockets")  # of the extra [demo], by the names they import as
+
+
+def check_installation() -> None:
+    """Raises SettingsError when something that the demo runs is not installed."""
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"the demo needs {', '.join(missing)} too: pip install 'usage-meter[demo]'")
 
 
 class Demo:
@@ -67,7 +78,7 @@ class Demo:
         self._stack.close()
 
     def introduce(self, page: str) -> None:
-        """What there is to see, and three lines to try."""
+        """What there is to see, and lines to try."""
         account = importlib.import_module("examples.speech_api.accounts")
         api_key, voice = next(iter(account.ACCOUNTS)), next(iter(account.VOICES))
         print(f"api\t{self._api_url}/", flush=True)
@@ -75,6 +86,7 @@ class Demo:
         for line in (
             f"curl -H 'xi-api-key: {api_key}' -H 'content-type: application/json' -d '{{\"text\": \"Hello there\"}}' "
             f"-o hello.wav {self._api_url}/v1/text-to-speech/{voice}",
+            f"usage-meter query --url {page} --last 7d --breakdown voice",
             f"curl '{page}v1/usage?metric=credits&breakdown=voice&interval=day&last=7d'",
             f"curl '{page}v1/requests.csv?last=24h&status=4xx'",
         ):

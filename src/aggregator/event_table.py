@@ -13,8 +13,10 @@ import msgspec
 
 from aggregator.dimensions import ATTRIBUTE, QUANTITY
 from aggregator.incoming import IncomingEvent
+from aggregator.request_file import NAMED
 
 _UNIX = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_DISPLAY_NAMES = {f"{name}_name" for name in NAMED}  # of our own export: labels, which are no part of a call
 _DEFUSED = re.compile(r"'[=+\-@\t\r]")  # see request_file.py
 
 
@@ -73,7 +75,7 @@ class Header:
     def __init__(self, names: Sequence[str]) -> None:
         known = IncomingEvent.__struct_fields__
         columns = [name.strip() for name in names]
-        unknown = [name for name in columns if name not in known and not _is_member(name)]
+        unknown = [name for name in columns if name not in (*known, *_DISPLAY_NAMES) and not _is_member(name)]
         if unknown or "time" not in columns:
             wrong = f"has the column '{unknown[0][:60]}'" if unknown else "has no column 'time'"
             raise RowError(
@@ -90,7 +92,7 @@ class Header:
             raise RowError(f"has {len(cells)} cells: must be {len(self._columns)}, as in the header")
         fields: dict[str, Any] = {}
         for name, cell in zip(self._columns, cells, strict=True):
-            if cell:
+            if cell and name not in _DISPLAY_NAMES:
                 try:
                     self._put(fields, name, cell[1:] if _DEFUSED.match(cell) else cell)
                 except ValueError as error:

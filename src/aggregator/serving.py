@@ -1,5 +1,6 @@
 """One process that serves: takes its address, says what it runs on, and runs until it is told to end."""
 
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,11 +10,21 @@ from typing import NoReturn
 
 import uvicorn
 
-from aggregator.app import Service
+from aggregator.app import Role, Service
 from aggregator.errors import SettingsError
 from aggregator.settings import PREFIX, Settings
 
 STOP_SECONDS = 5  # for open responses, live streams above all, when the service ends
+
+
+@contextmanager
+def serving(settings: Settings, role: Role = "all") -> Iterator[tuple[Service, socket.socket]]:
+    """A service that is announced, and the address that it is to answer on. Raises SettingsError and StoreError."""
+    # What the driver logs is raised as well, and then said by us.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    with listening(settings) as listener, Service(settings, role) as service:
+        announce(service, listener)
+        yield service, listener
 
 
 def address(listener: socket.socket) -> str:

@@ -73,7 +73,7 @@ class Store:
             self._bring_forward()
         except (ClickHouseError, OSError, ImportError) as error:
             self.close()
-            raise StoreError(f"cannot open the store {without_password(url)}: {_first_line(error)}") from error
+            raise StoreError(f"cannot open the store {without_password(url)}: {_why(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -231,6 +231,18 @@ def _literal(value: int | str) -> str:
         return str(value)
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
+
+
+def _why(error: Exception) -> str:
+    """Why the store does not open, with what would be right."""
+    if isinstance(error, ImportError):
+        return "chDB is not installed: pip install 'usage-meter[embedded]', or name a ClickHouse server"
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__ or cause
+    if isinstance(cause, OSError):
+        return f"no ClickHouse answers there ({cause}); chdb:///directory needs none"
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

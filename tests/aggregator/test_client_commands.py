@@ -73,6 +73,15 @@ def test_a_log_is_imported_once_however_often_it_is_read(service: TestedService,
     ] == pytest.approx(500)
 
 
+def test_what_travels_far_is_compressed(service: TestedService, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "is_near", False)
+
+    run("import", "-", "--format", "combined", "--workspace", "acme", input=LOG.encode())
+    service.drain()
+
+    assert service.get("/v1/usage", start="2015-05-17", end="2015-05-18", metric="requests")["series"][0]["total"] == 3
+
+
 def test_two_servers_logs_are_told_apart_by_their_source(service: TestedService, url: str) -> None:
     for source in ("web-1", "web-2", "web-2"):
         command = ("--format", "combined", "--workspace", "acme", "--source", source)
