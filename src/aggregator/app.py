@@ -26,6 +26,7 @@ from aggregator.consumer import Consumer
 from aggregator.elevenlabs import api as elevenlabs
 from aggregator.embedded_redis import EmbeddedRedis
 from aggregator.errors import SettingsError, StoreError
+from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
 from aggregator.labels import Labels
 from aggregator.limits import Limits
@@ -34,6 +35,7 @@ from aggregator.look import Look
 from aggregator.metrics import CONTENT_TYPE, Metrics
 from aggregator.reader import Reader
 from aggregator.revocations import Revocations
+from aggregator.rollup import Rollup
 from aggregator.settings import EMBEDDED, Settings, without_password
 from aggregator.store import Store
 from aggregator.tokens import Failures, Tokens
@@ -91,10 +93,12 @@ class Service:
             client, self.store, backlog, name=_consumer_name(settings), exclusive=settings.is_embedded_store
         )
         live = Live(client, backlog)
-        self.metrics = Metrics(backlog, live, consumer.statistics)
+        freshness = Freshness(self.store)
+        self.rollup = rollup = Rollup(self.store, freshness)
+        self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
         consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
-            reader=Reader(self.store, backlog.complete_until_us),
+            reader=Reader(self.store, backlog.complete_until_us, freshness=freshness),
             ingest=self.ingest,
             tokens=tokens,
             revocations=revocations,
@@ -106,11 +110,15 @@ class Service:
             look=settings.look,
         )
         if self.role != "api":
-            thread = threading.Thread(target=consumer.run, args=(self._stop,), name="usage-meter-consumer", daemon=True)
-            thread.start()
-            self._stack.callback(self._end_consumer, thread)
+            self._start("consumer", consumer.run)
+            self._start("rollup", rollup.run)
 
-    def _end_consumer(self, thread: threading.Thread) -> None:
+    def _start(self, name: str, run: Callable[[threading.Event], None]) -> None:
+        thread = threading.Thread(target=run, args=(self._stop,), name=f"usage-meter-{name}", daemon=True)
+        thread.start()
+        self._stack.callback(self._end, thread)
+
+    def _end(self, thread: threading.Thread) -> None:
         self._stop.set()
         thread.join(DRAIN_SECONDS)
 

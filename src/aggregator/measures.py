@@ -1,29 +1,98 @@
 """The metrics: what can be counted about calls, each with its unit and the SQL that gives it exactly. Pure.
 
+A metric is made of components that merge: from calls or from rollups, in any number of steps, with the same result.
+
 A metric is one of the names below or `quantity.NAME`. Sums are 0 where nothing happened; averages and quantiles are
 null there, because no number would be true.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from aggregator.dimensions import QUANTITY, Binder
 
 Number = int | float | Decimal
 
 QUANTILES = (0.5, 0.95, 0.99)
-RELATIVE_ERROR = 0.01  # of a quantile, by DDSketch: the contract's 1 %
+RELATIVE_ERROR = 0.01  # of a quantile: the contract's 1 %
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)  # a bin's upper bound over its lower one
+EMPTY_BIN = -1  # of a time that is zero, which has no logarithm; every other bin is 0 or more
+
+_LEVELS = ", ".join(map(str, QUANTILES))
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A part of a metric that merges: the calls' own, then any number of merges, then the result.
+
+    `calls` makes it from raw events, `merged` from a rollup's rows, which hold it under `name`, and `result` from rows
+    that hold either under `alias` (another name, since SQL would take a column's own name for the aggregate).
+    """
+
+    name: str
+    calls: str
+    merged: str
+    result: str
+
+    @property
+    def alias(self) -> str:
+        return _alias(self.name)
+
+
+def _alias(name: str) -> str:
+    return f"m_{name}"
+
+
+def _sum(name: str, calls: str) -> Component:
+    return Component(name, calls, f"sum({name})", f"sum({_alias(name)})")
+
+
+def _sketch(name: str, micros: str) -> Component:
+    """How many calls fell into each bin of a logarithmic scale: any quantile of it is within RELATIVE_ERROR.
+
+    The weights' hash table is a fifth of the cost of the engine's own sketch (quantilesDD), whose dense arrays are
+    made for one state with many values and not for many with a few; and it merges without any loss.
+    """
+    bin = f"toInt16(if({micros} <= 0, {EMPTY_BIN}, ceil(log(greatest({micros}, 1)) / {math.log(GAMMA)})))"
+    quantiles = "quantilesExactWeighted"
+    if micros == "duration_us":
+        calls = f"{quantiles}State({_LEVELS})({bin}, 1)"
+    else:
+        calls = f"{quantiles}StateIf({_LEVELS})(assumeNotNull({bin}), 1, isNotNull({micros}))"
+    return Component(
+        name, calls, f"{quantiles}MergeState({_LEVELS})({name})", f"{quantiles}Merge({_LEVELS})({_alias(name)})"
+    )
+
+
+CALLS = _sum("calls", "count()")
+OK = _sum("ok", "countIf(outcome = 'ok')")
+CREDITS = _sum("credits", "sum(credits)")
+DURATION = _sum("duration_us", "sum(duration_us)")
+TTFB = _sum("ttfb_us", "sum(assumeNotNull(ifNull(ttfb_us, 0)))")
+TTFB_CALLS = _sum("ttfb_calls", "count(ttfb_us)")
+REQUEST_BYTES = _sum("request_bytes", "sum(request_bytes)")
+RESPONSE_BYTES = _sum("response_bytes", "sum(response_bytes)")
+DURATIONS = _sketch("durations", "duration_us")
+TTFBS = _sketch("ttfbs", "ttfb_us")
+QUANTITIES = Component("quantities", "sumMap(quantities)", "sumMap(quantities)", f"sumMap({_alias('quantities')})")
+
+COMPONENTS = (
+    CALLS, OK, CREDITS, DURATION, TTFB, TTFB_CALLS, REQUEST_BYTES, RESPONSE_BYTES, QUANTITIES, DURATIONS, TTFBS,
+)  # fmt: skip
+"""What a rollup's row holds, in the order of its columns (schema.sql)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`sql` are aggregate expressions over raw events; `value` turns their results (never empty ones) into a number."""
+    """`value` makes the number from the components' results (of calls, never of none)."""
 
     name: str
     unit: str
-    sql: tuple[str, ...] = ()
-    value: Callable[[Sequence[Number]], Number | None] = lambda results: results[0]
+    components: tuple[Component, ...] = ()
+    value: Callable[[Sequence[Any]], Number | None] = lambda results: results[0]
     additive: bool = False
     """Parts sum to the whole: it may be cumulated and stacked, and is 0 where nothing happened."""
 
@@ -33,31 +102,37 @@ def exact(number: Decimal) -> int | Decimal:
     return int(number) if number == number.to_integral_value() else number.normalize()
 
 
-def _credits(results: Sequence[Number]) -> Number:
+def _credits(results: Sequence[Any]) -> Number:
     return exact(Decimal(results[0]))
 
 
-def _ratio(results: Sequence[Number]) -> Number | None:
+def _errors(results: Sequence[Any]) -> Number:
+    calls, ok = results
+    return int(calls) - int(ok)
+
+
+def _ratio(results: Sequence[Any]) -> Number | None:
     part, whole = results
     return float(part) / float(whole) if whole else None
 
 
-def _mean_ms(results: Sequence[Number]) -> Number | None:
+def _mean_ms(results: Sequence[Any]) -> Number | None:
     total_us, count = results
     return float(total_us) / float(count) / 1000 if count else None
 
 
-def _quantile_ms(index: int) -> Callable[[Sequence[Number]], Number | None]:
-    def value(results: Sequence[Number]) -> Number | None:
-        micros = float(results[index])
-        return None if micros != micros else micros / 1000  # NaN: no call had one
+def _quantile_ms(index: int) -> Callable[[Sequence[Any]], Number | None]:
+    def value(results: Sequence[Any]) -> Number | None:
+        bins, count = results
+        return _middle_us(int(bins[index])) / 1000 if count else None
 
     return value
 
 
-_LEVELS = ", ".join(map(str, QUANTILES))
-_LATENCY = tuple(f"quantilesDD({RELATIVE_ERROR}, {_LEVELS})(duration_us)[{i + 1}]" for i in range(len(QUANTILES)))
-_TTFB_P95 = f"quantilesDD({RELATIVE_ERROR}, {_LEVELS})(ttfb_us)[2]"
+def _middle_us(bin: int) -> float:
+    """The value that is as far, in proportion, from the bin's lower bound as from its upper one."""
+    return 0.0 if bin == EMPTY_BIN else 2 * GAMMA**bin / (GAMMA + 1)
+
 
 CONCURRENCY = ("concurrency", "concurrency_average")
 """Answered from the calls' intervals, not from their starts: see `query.concurrency_statement`."""
@@ -65,20 +140,20 @@ CONCURRENCY = ("concurrency", "concurrency_average")
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("credits", "credits", ("sum(credits)",), _credits, additive=True),
-        Metric("requests", "requests", ("count()",), additive=True),
-        Metric("errors", "requests", ("countIf(outcome != 'ok')",), additive=True),
-        Metric("success_rate", "ratio", ("countIf(outcome = 'ok')", "count()"), _ratio),
-        Metric("latency_avg", "ms", ("sum(duration_us)", "count()"), _mean_ms),
-        Metric("latency_p50", "ms", _LATENCY, _quantile_ms(0)),
-        Metric("latency_p95", "ms", _LATENCY, _quantile_ms(1)),
-        Metric("latency_p99", "ms", _LATENCY, _quantile_ms(2)),
-        Metric("ttfb_avg", "ms", ("sum(ttfb_us)", "count(ttfb_us)"), _mean_ms),
-        Metric("ttfb_p95", "ms", (_TTFB_P95,), _quantile_ms(0)),
+        Metric("credits", "credits", (CREDITS,), _credits, additive=True),
+        Metric("requests", "requests", (CALLS,), additive=True),
+        Metric("errors", "requests", (CALLS, OK), _errors, additive=True),
+        Metric("success_rate", "ratio", (OK, CALLS), _ratio),
+        Metric("latency_avg", "ms", (DURATION, CALLS), _mean_ms),
+        Metric("latency_p50", "ms", (DURATIONS, CALLS), _quantile_ms(0)),
+        Metric("latency_p95", "ms", (DURATIONS, CALLS), _quantile_ms(1)),
+        Metric("latency_p99", "ms", (DURATIONS, CALLS), _quantile_ms(2)),
+        Metric("ttfb_avg", "ms", (TTFB, TTFB_CALLS), _mean_ms),
+        Metric("ttfb_p95", "ms", (TTFBS, TTFB_CALLS), _quantile_ms(1)),
         Metric("concurrency", "calls"),
         Metric("concurrency_average", "calls"),
-        Metric("request_bytes", "bytes", ("sum(request_bytes)",), additive=True),
-        Metric("response_bytes", "bytes", ("sum(response_bytes)",), additive=True),
+        Metric("request_bytes", "bytes", (REQUEST_BYTES,), additive=True),
+        Metric("response_bytes", "bytes", (RESPONSE_BYTES,), additive=True),
     )
 }
 
@@ -87,11 +162,16 @@ def is_metric(name: str) -> bool:
     return name in METRICS or (name.startswith(QUANTITY) and len(name) > len(QUANTITY))
 
 
-def metric(name: str, bind: Binder) -> Metric:
-    """The metric of a name that `is_metric` knows; a quantity's name is bound, not written into the SQL."""
+def metric(name: str, bind: Binder, number: int = 0) -> Metric:
+    """The metric of a name that `is_metric` knows; a quantity's name is bound, not written into the SQL.
+
+    `number` tells the quantities of one question apart.
+    """
     if name.startswith(QUANTITY):
-        quantity = bind(name.removeprefix(QUANTITY), "String")
-        return Metric(name, name.removeprefix(QUANTITY), (f"sum(quantities[{quantity}])",), _quantity, additive=True)
+        sql = f"sum(quantities[{bind(name.removeprefix(QUANTITY), 'String')}])"
+        column = f"quantity{number}"
+        quantity = Component(column, sql, sql, f"sum({_alias(column)})")
+        return Metric(name, name.removeprefix(QUANTITY), (quantity,), _quantity, additive=True)
     return METRICS[name]
 
 
@@ -103,6 +183,6 @@ def is_additive(name: str) -> bool:
     return name.startswith(QUANTITY) or METRICS[name].additive
 
 
-def _quantity(results: Sequence[Number]) -> Number:
+def _quantity(results: Sequence[Any]) -> Number:
     number = float(results[0])
     return int(number) if number.is_integer() else number

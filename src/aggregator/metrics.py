@@ -18,7 +18,9 @@ from prometheus_client.utils import floatToGoString
 
 from aggregator.backlog import Backlog
 from aggregator.consumer import ConsumerStatistics
+from aggregator.cover import LEVELS
 from aggregator.live import Live
+from aggregator.rollup import RollupStatistics
 from aggregator.totals import LATENCY_BUCKETS, CallTotals
 from usage_meter.event import MICRO
 
@@ -28,11 +30,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """`calls_stored` is the consumer's hook; `render` is the body of `GET /metrics`."""
 
-    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics) -> None:
+    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics, rollup: RollupStatistics) -> None:
         self._registry = CollectorRegistry()
         self._calls = _Calls()
         self._registry.register(self._calls)
         self._registry.register(_Pipeline(backlog, live, consumer))
+        self._registry.register(_Rollups(rollup))
 
     def calls_stored(self, totals: CallTotals) -> None:
         self._calls.add(totals)
@@ -124,6 +127,23 @@ class _Pipeline(Collector):
         for workspace, count in self._live.in_flight_by_workspace().items():
             in_flight.add_metric([workspace], count)
         yield in_flight
+
+
+class _Rollups(Collector):
+    """What the rollups' worker of this process has done, and what waits for it."""
+
+    def __init__(self, statistics: RollupStatistics) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        statistics = self._statistics
+        buckets = CounterMetricFamily("usage_meter_rollup_buckets", "Buckets computed and published.", labels=["level"])
+        for level in LEVELS:
+            buckets.add_metric([level.name], statistics.buckets.get(level.name, 0))
+        yield buckets
+        yield _counter("usage_meter_rollup_seconds", "Time spent on computing rollups.", statistics.seconds)
+        yield _counter("usage_meter_rollup_errors", "Failures of the rollups' worker.", statistics.errors)
+        yield _gauge("usage_meter_rollup_waiting", "Buckets that wait to be computed.", statistics.waiting)
 
 
 def _counter(name: str, help: str, value: float) -> Metric:

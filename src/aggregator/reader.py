@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aggregator import request_file, usage_file
+from aggregator.buckets import DAY_US
 from aggregator.errors import NotFoundError
 from aggregator.formats import CSV, Format
+from aggregator.freshness import Freshness
 from aggregator.labels import Labels
-from aggregator.query import (
-    Audience,
-    Statement,
-    UsageAnswer,
-    UsageQuery,
+from aggregator.plan import (
+    CALLS_DAYS,
     concurrency_statement,
-    named,
+    plan,
     top_statement,
-    usage_answer,
     usage_statement,
+    without_kept_peaks,
 )
+from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery, named, usage_answer
 from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
@@ -34,19 +34,29 @@ from aggregator.store import Store
 class Reader:
     """`complete_until` gives the moment (UTC microseconds) up to which nothing is on its way to the store any more."""
 
-    def __init__(self, store: Store, complete_until: Callable[[], int], labels: Labels | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        complete_until: Callable[[], int],
+        labels: Labels | None = None,
+        freshness: Freshness | None = None,
+    ) -> None:
         self._store = store
+        self._freshness = freshness or Freshness(store)
         self._labels = labels or Labels(store)
         self._complete_until = complete_until
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
-        ranking = top_statement(query)
+        planned = self._freshness.ask(lambda known: plan(query, known))
+        ranking = top_statement(planned)
         top = self._store.select(ranking) if ranking else []
-        statement, concurrency = usage_statement(query, top), concurrency_statement(query, top)
+        if len(top) == query.top and query.end_us - query.start_us <= CALLS_DAYS * DAY_US:
+            planned = without_kept_peaks(planned)
+        statement, concurrency = usage_statement(planned, top), concurrency_statement(planned, top)
         rows = self._store.select(statement) if statement else []
         peaks = self._store.select(concurrency) if concurrency else []
-        answer = usage_answer(query, rows, peaks, complete_until_us)
+        answer = usage_answer(query, rows, peaks, complete_until_us, peak_of_other=planned.kept is None)
         return named(answer, self._labels.of(query.audience.workspace, query.breakdown))
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:

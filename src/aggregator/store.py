@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -118,6 +118,11 @@ class Store:
     def select(self, statement: Statement) -> list[Sequence[Any]]:
         with self._client() as client:
             return list(client.query(statement.sql, parameters=statement.parameters, settings=_SETTINGS).result_rows)
+
+    def execute(self, statement: Statement, settings: Mapping[str, int]) -> None:
+        """A statement that changes tables by what is in them; done when it returns."""
+        with self._client() as client:
+            client.command(statement.sql, parameters=statement.parameters, settings=_SETTINGS | dict(settings))
 
     def stream(self, statements: Iterable[Statement], format: Format) -> Iterator[bytes]:
         """What the engine writes for the statements, one behind the other: pieces, in flat memory.

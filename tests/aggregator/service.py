@@ -12,12 +12,14 @@ from fastapi.testclient import TestClient
 from aggregator.app import create_app
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
+from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
 from aggregator.live import Live
 from aggregator.look import Look
 from aggregator.metrics import Metrics
 from aggregator.reader import Reader
 from aggregator.revocations import Revocations
+from aggregator.rollup import Rollup
 from aggregator.store import Store
 from aggregator.tokens import OPERATOR, Principal, Tokens
 from tests.conftest import free_port, wait_until
@@ -37,10 +39,12 @@ class TestedService:
         self.backlog = backlog = Backlog(client)
         self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True)
         live = Live(client, backlog)
-        self.metrics = Metrics(backlog, live, self.consumer.statistics)
+        self.freshness = Freshness(store)
+        self.rollup = Rollup(store, self.freshness, margin_seconds=0, grace_seconds=0)  # nothing else inserts meanwhile
+        self.metrics = Metrics(backlog, live, self.consumer.statistics, self.rollup.statistics)
         self.consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
-            reader=Reader(store, backlog.complete_until_us),
+            reader=Reader(store, backlog.complete_until_us, freshness=self.freshness),
             ingest=Ingest(client),
             tokens=self.tokens,
             revocations=self.revocations,
@@ -66,6 +70,11 @@ class TestedService:
         """Move all that waits in Redis into the store."""
         while self.backlog.entries():
             self.consumer.step()
+
+    def roll_up(self) -> None:
+        """Compute all that is due."""
+        while self.rollup.step():
+            pass
 
 
 @contextmanager

@@ -1,0 +1,173 @@
+"""The rollups' cubes: which dimensions are kept together, and the statements that compute them. Pure.
+
+A cube answers every question whose breakdowns and filters it has; the rest is answered from the calls. See schema.sql
+for why it is these.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aggregator.buckets import QUARTER_US
+from aggregator.cover import PEAKS, QUARTERS, USAGE_LEVELS, Level, Span
+from aggregator.dimensions import Binder
+from aggregator.measures import COMPONENTS
+from aggregator.query import Statement, in_range
+
+
+@dataclass(frozen=True, slots=True)
+class Cube:
+    """Besides its own dimensions each cube has the workspace and the kind of call."""
+
+    name: str
+    dimensions: tuple[str, ...]
+
+
+CUBES = (
+    Cube("path", ("product", "method", "route", "status", "outcome")),
+    Cube("key", ("product", "api_key")),
+    Cube("voice", ("product", "voice", "model")),
+    Cube("user", ("user", "group")),
+)
+"""A question takes the first that fits, so those with few rows come first."""
+
+SHARED = ("workspace", "kind")
+
+COLUMNS = ("product", "voice", "model", "api_key", "user", "groups", "method", "route", "status", "outcome")
+"""Those that some cube has; where a cube lacks one, it is empty."""
+
+PEAK_DIMENSIONS = ("api_key", "user", "product", "voice")
+EVERYWHERE = "all"
+"""In peaks: the calls of all workspaces together."""
+WORKSPACE = "workspace"
+"""In peaks: all calls of a workspace."""
+
+
+def cube_for(dimensions: Iterable[str]) -> Cube | None:
+    wanted = set(dimensions) - set(SHARED)
+    return next((cube for cube in CUBES if wanted <= set(cube.dimensions)), None)
+
+
+MAX_SPANS = 32  # named to the store, so that it finds their rows by its index; more cost more than they save
+
+
+def published(spans: Sequence[Span], versions: Sequence[tuple[int, int]], bind: Binder) -> str:
+    """A condition on a rollup's rows: of these buckets, each in the version that it comes with.
+
+    The versions are bound and not looked up by the store: a statement reads its tables at different moments, so it
+    might find a version whose rows it does not see yet. `spans` hold all the buckets.
+    """
+    if len(spans) > MAX_SPANS:
+        spans = [Span(spans[0].start_us, spans[-1].end_us)]
+    buckets, numbers = _seconds([bucket for bucket, _ in versions], bind), [version for _, version in versions]
+    chosen = f"transform(toUnixTimestamp(bucket), {buckets}, {bind(numbers, 'Array(UInt64)')}, toUInt64(0))"
+    return f"({' OR '.join(_between(span, bind) for span in spans)}) AND version = {chosen if versions else '0'}"
+
+
+def _between(span: Span, bind: Binder) -> str:
+    start, end = bind(span.start_us // 1_000_000, "UInt32"), bind(span.end_us // 1_000_000, "UInt32")
+    return f"(bucket >= toDateTime({start}, 'UTC') AND bucket < toDateTime({end}, 'UTC'))"
+
+
+def from_calls(cube: Cube, spans: Sequence[Span], version: int) -> Statement:
+    """Computes a cube's quarters of an hour in these spans."""
+    bind = Binder()
+    columns = ["groups" if name == "group" else name for name in cube.dimensions]
+    keys = ", ".join((*SHARED, *columns))
+    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
+    values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
+    places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
+    return Statement(
+        f"INSERT INTO {QUARTERS.table} (cube, bucket, version, {keys}, {names}) "
+        f"SELECT '{cube.name}', bucket, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
+        f"SELECT toStartOfFifteenMinutes(started) AS bucket, {keys}, {values} FROM events FINAL "
+        f"WHERE {places} GROUP BY bucket, {keys})",
+        bind.parameters,
+    )
+
+
+def _seconds(buckets: Sequence[int], bind: Binder) -> str:
+    return bind([bucket // 1_000_000 for bucket in buckets], "Array(UInt32)")
+
+
+_STARTS = {
+    "1h": "toStartOfHour(bucket)",
+    "1d": "toStartOfDay(bucket)",
+    "1mo": "toDateTime(toStartOfMonth(bucket), 'UTC')",
+}
+
+
+def from_finer(
+    level: Level, spans: Sequence[Span], version: int, finer_versions: Sequence[tuple[int, int]]
+) -> Statement:
+    """Computes the buckets that `spans` are from these of the level before it, all cubes at once."""
+    bind = Binder()
+    finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
+    keys = ", ".join(("cube", *SHARED, *COLUMNS))
+    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
+    values = ", ".join(f"{one.merged} AS {one.alias}" for one in COMPONENTS)
+    inside = published(spans, finer_versions, bind)
+    return Statement(
+        f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
+        f"SELECT start, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
+        f"SELECT {_STARTS[level.name]} AS start, {keys}, {values} FROM {finer.table} "
+        f"WHERE {inside} GROUP BY start, {keys})",
+        bind.parameters,
+    )
+
+
+class Reach(NamedTuple):
+    """Quarters of an hour beside one another, and where the earliest call with a part in them may have begun."""
+
+    span: Span
+    earliest_us: int
+
+
+def peaks(reaches: Sequence[Reach], version: int) -> Statement:
+    """Computes concurrency in these quarters of an hour, which rise.
+
+    Where two quarters meet, the pieces of one call touch without overlapping, so the greatest of the quarters' peaks
+    is the peak of them all.
+    """
+    bind = Binder()
+    quarter, ends = bind(QUARTERS.width_us, "Int64"), "toUnixTimestamp64Micro(started) + duration_us"
+    first, last = bind(reaches[0].span.start_us, "Int64"), bind(reaches[-1].span.end_us, "Int64")
+    touched = " OR ".join(
+        f"({' AND '.join(in_range(earliest, span.end_us, bind))} AND {ends} > {bind(span.start_us, 'Int64')})"
+        for span, earliest in reaches
+    )
+    numbers = [number for span, _ in reaches for number in range(*(edge // QUARTER_US for edge in span))]
+    subjects = ", ".join(f"('{name}', workspace, toString({name}))" for name in PEAK_DIMENSIONS)
+    return Statement(
+        f"INSERT INTO {PEAKS.table} (bucket, version, dimension, workspace, value, kind, peak, busy_us) "
+        f"SELECT toDateTime(number * 900, 'UTC'), {bind(version, 'UInt64')}, "
+        "subject.1, subject.2, subject.3, kind, maxIntersections(begins, ends), sum(ends - begins) FROM ("
+        f"SELECT number, kind, greatest(begun, number * {quarter}) AS begins, "
+        f"least(ended, (number + 1) * {quarter}) AS ends, "
+        f"arrayJoin([('{EVERYWHERE}', '', ''), ('{WORKSPACE}', workspace, ''), {subjects}]) AS subject FROM ("
+        f"SELECT workspace, kind, {', '.join(PEAK_DIMENSIONS)}, "
+        f"greatest(toUnixTimestamp64Micro(started), {first}) AS begun, least({ends}, {last}) AS ended, "
+        f"arrayJoin(range(intDiv(begun, {quarter}), intDiv(ended - 1, {quarter}) + 1)) AS number FROM events FINAL "
+        f"WHERE ({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
+        "GROUP BY number, subject, kind",
+        bind.parameters,
+    )
+
+
+def versions_statement(level: Level) -> Statement:
+    """Rows `(bucket in seconds, version)` of the buckets that have rows of several versions."""
+    return Statement(
+        f"SELECT toUnixTimestamp(bucket) AS second, version FROM {level.table} WHERE bucket IN ("
+        f"SELECT bucket FROM {level.table} GROUP BY bucket HAVING min(version) < max(version)"
+        ") GROUP BY second, version ORDER BY second, version",
+        {},
+    )
+
+
+def removal(level: Level, superseded: Sequence[tuple[int, int]]) -> Statement:
+    """Removes the rows of these buckets in these versions."""
+    bind = Binder()
+    buckets = _seconds([bucket for bucket, _ in superseded], bind)
+    versions = bind([version for _, version in superseded], "Array(UInt64)")
+    pairs = f"(SELECT b, v FROM system.one ARRAY JOIN {buckets} AS b, {versions} AS v)"
+    return Statement(f"DELETE FROM {level.table} WHERE (toUnixTimestamp(bucket), version) IN {pairs}", bind.parameters)

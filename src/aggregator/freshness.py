@@ -1,0 +1,276 @@
+"""What the rollups have yet to take in, derived from the store itself, so that it cannot be forgotten.
+
+A bucket is dirty when rows came into it (`arrivals`, a projection of events: schema.sql) later than the moment up to
+which its published version had seen all, or when it has none. What is known is kept here and read again only for days
+that changed: the store says which by the numbers of its parts. One answer costs one small question, as a rule.
+"""
+
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+from aggregator.buckets import DAY_US, QUARTER_US
+from aggregator.cover import LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
+from aggregator.dimensions import Binder
+from aggregator.query import Statement
+
+_AHEAD_US = 2 * DAY_US  # beyond now: no call begins later than a day ahead, so what is later has no bucket to be in
+_AGAIN_US = 3_600_000_000  # pointers that old are read again: a slow run may publish a lower version late
+VERSION_BITS = 12  # of a version are random, below its microseconds: two aggregators never choose the same
+
+PARTS = Statement(
+    "SELECT table, partition_id, max(max_block_number), max(data_version) FROM system.parts "
+    "WHERE database = currentDatabase() AND table IN ('events', 'published') AND active GROUP BY table, partition_id "
+    "HAVING sum(rows) > 0",
+    {},
+)
+
+
+T = TypeVar("T")
+
+
+class Selects(Protocol):
+    def select(self, statement: Statement) -> Sequence[Sequence[Any]]: ...
+
+
+def arrivals_statement(days: Iterable[str]) -> Statement:
+    """Rows `(bucket, number of the quarter in which the calls end, newest insert in microseconds, rows)`."""
+    bind = Binder()
+    ranges = " OR ".join(
+        f"(bucket >= toDateTime({bind(f'{day[:4]}-{day[4:6]}-{day[6:]} 00:00:00', 'String')}, 'UTC') "
+        f"AND bucket < toDateTime({bind(f'{day[:4]}-{day[4:6]}-{day[6:]} 00:00:00', 'String')}, 'UTC') + 86400)"
+        for day in days
+    )
+    return Statement(
+        "SELECT toUnixTimestamp(bucket), until, toUnixTimestamp64Micro(newest), n FROM ("
+        "SELECT toStartOfFifteenMinutes(started) AS bucket, "
+        "intDiv(toUnixTimestamp64Micro(started) + duration_us, 900000000) AS until, "
+        f"max(inserted) AS newest, count() AS n FROM events WHERE {ranges} GROUP BY bucket, until)",
+        bind.parameters,
+    )
+
+
+def pointers_statement(since_version: int) -> Statement:
+    """Rows `(level, bucket, version, computed in microseconds)`."""
+    bind = Binder()
+    return Statement(
+        "SELECT level, toUnixTimestamp(bucket), version, toUnixTimestamp64Micro(computed) FROM published "
+        f"WHERE version >= {bind(since_version, 'UInt64')}",
+        bind.parameters,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """A bucket's published version, and the moment up to which whatever was inserted is in it."""
+
+    version: int
+    computed_us: int
+
+
+@dataclass(slots=True)
+class _Day:
+    """What came into one day of events."""
+
+    newest_us: dict[int, int] = field(default_factory=dict)
+    """By quarter of an hour: the newest insert of calls that began in it."""
+    rows: dict[int, int] = field(default_factory=dict)
+    in_flight: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """By quarter of an hour: the newest insert of calls with a part in it, and where the earliest of them began."""
+
+
+class Freshness:
+    """Shared by threads: everything goes through `ask`."""
+
+    def __init__(self, store: Selects) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._days: dict[str, _Day] = {}
+        self._published_mark: tuple[int, int] | None = None
+        self._pointers: dict[Level, dict[int, Pointer]] = {level: {} for level in LEVELS}
+        self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
+        self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
+        self._spans: dict[Level, list[Span]] = {}
+
+    def ask(self, question: Callable[["Freshness"], T]) -> T:
+        """What `question` makes of the store as it is now, by the methods below; nothing changes meanwhile."""
+        with self._lock:
+            self._refresh()
+            return question(self)
+
+    def dirty(self, level: Level) -> Sequence[Span]:
+        """The spans of its dirty buckets, rising."""
+        if level not in self._spans:
+            self._spans[level] = spans_of(level, sorted(self._dirty[level]))
+        return self._spans[level]
+
+    def dirty_buckets(self, level: Level) -> list[int]:
+        """Their starts, rising."""
+        return sorted(self._dirty[level])
+
+    def has_dirty(self, level: Level, span: Span) -> bool:
+        """Whether any of the level's buckets in the span is dirty."""
+        spans = self.dirty(level)
+        following = bisect_right(spans, span.start_us, key=lambda one: one.end_us)
+        return following < len(spans) and spans[following].start_us < span.end_us
+
+    def versions(self, level: Level, spans: Iterable[Span]) -> list[tuple[int, int]]:
+        """The buckets in these spans that have a published version, each with it."""
+        pointers, found = self._pointers[level], []
+        for span in spans:
+            bucket = span.start_us
+            while bucket < span.end_us:
+                if bucket in pointers:
+                    found.append((bucket, pointers[bucket].version))
+                bucket = level.next(bucket)
+        return found
+
+    def newest_us(self, level: Level, bucket: int) -> int:
+        """When the newest of the bucket's rows was inserted; 0 when it has none any more."""
+        return self._newest[level].get(bucket, 0)
+
+    def pointer(self, level: Level, bucket: int) -> Pointer | None:
+        return self._pointers[level].get(bucket)
+
+    def rows(self, bucket: int) -> int:
+        """How many rows began in that quarter of an hour, duplicates and all."""
+        day = self._days.get(_day_of(bucket))
+        return day.rows.get(bucket, 0) if day else 0
+
+    def earliest_us(self, span: Span) -> int:
+        """Where the earliest quarter of an hour begins in which a call began that has a part in the span."""
+        buckets = range(span.start_us, span.end_us, QUARTER_US)
+        begun = [day.in_flight[one][1] for day in self._days.values() for one in buckets if one in day.in_flight]
+        return min(begun, default=span.start_us)
+
+    def _refresh(self) -> None:
+        marks = {(str(table), str(part)): (block, version) for table, part, block, version in self._store.select(PARTS)}
+        days = {part: mark for (table, part), mark in marks.items() if table == "events"}
+        self._read_days(days)
+        self._read_pointers(marks.get(("published", "all")))
+
+    def _read_days(self, marks: Mapping[str, tuple[int, int]]) -> None:
+        changed = {day for day in marks.keys() | self._marks.keys() if marks.get(day) != self._marks.get(day)}
+        if not changed:
+            return
+        read = {day: _Day() for day in changed & marks.keys()}
+        latest = time.time_ns() // 1000 + _AHEAD_US
+        rows = self._store.select(arrivals_statement(sorted(read))) if read else []
+        for seconds, until, newest, count in rows:
+            bucket = int(seconds) * 1_000_000
+            _take(read[_day_of(bucket)], bucket, min(int(until) * QUARTER_US, latest), int(newest), int(count))
+        touched: set[int] = set()
+        in_flight: set[int] = set()
+        for day in changed:
+            for one in (self._days.pop(day, None), read.get(day)):
+                if one:
+                    touched |= one.newest_us.keys()
+                    in_flight |= one.in_flight.keys()
+            if day in read:
+                self._days[day] = read[day]
+        self._marks = dict(marks)
+        self._weigh(touched, in_flight)
+
+    def _weigh(self, touched: Iterable[int], in_flight: Iterable[int]) -> None:
+        """Find again what is the newest in these quarters of an hour, and in what holds them."""
+        newest = self._newest[QUARTERS]
+        for bucket in touched:
+            day = self._days.get(_day_of(bucket))
+            _set(newest, bucket, day.newest_us.get(bucket, 0) if day else 0)
+        changed = set(touched)
+        self._judge(QUARTERS, changed)
+        for finer, level in pairwise(USAGE_LEVELS):
+            changed = {level.floor(bucket) for bucket in changed}
+            for bucket in changed:
+                inside = _inside(self._newest[finer], finer, bucket, level.next(bucket))
+                _set(self._newest[level], bucket, max(inside, default=0))
+            self._judge(level, changed)
+        found = dict.fromkeys(in_flight, 0)
+        for day in self._days.values():
+            for bucket in found.keys() & day.in_flight.keys():
+                found[bucket] = max(found[bucket], day.in_flight[bucket][0])
+        for bucket, value in found.items():
+            _set(self._newest[PEAKS], bucket, value)
+        self._judge(PEAKS, found)
+
+    def _read_pointers(self, mark: tuple[int, int] | None) -> None:
+        if mark == self._published_mark:
+            return
+        if mark is None or (self._published_mark and mark[0] < self._published_mark[0]):
+            self._forget_pointers()
+        known = max((one.version for level in self._pointers.values() for one in level.values()), default=0)
+        by_name = {level.name: level for level in LEVELS}
+        changed: dict[Level, set[int]] = {level: set() for level in LEVELS}
+        for name, seconds, version, computed in self._store.select(
+            pointers_statement(max(0, known - (_AGAIN_US << VERSION_BITS)))
+        ):
+            level, bucket = by_name[str(name)], int(seconds) * 1_000_000
+            before = self._pointers[level].get(bucket)
+            if before is None or before.version < int(version):
+                self._pointers[level][bucket] = Pointer(int(version), int(computed))
+                changed[level].add(bucket)
+        self._published_mark = mark
+        for finer, level in pairwise(USAGE_LEVELS):
+            changed[level] |= {level.floor(bucket) for bucket in changed[finer]}
+        for level in LEVELS:
+            self._judge(level, changed[level])
+
+    def _forget_pointers(self) -> None:
+        for level in LEVELS:
+            known = set(self._pointers[level])
+            self._pointers[level].clear()
+            self._judge(level, known)
+
+    def _judge(self, level: Level, buckets: Iterable[int]) -> None:
+        dirty, newest, pointers = self._dirty[level], self._newest[level], self._pointers[level]
+        for bucket in buckets:
+            pointer = pointers.get(bucket)
+            came, finer = newest.get(bucket, 0), self._finer_version(level, bucket)
+            if pointer is None:
+                is_dirty = came > 0 or finer > 0
+            else:
+                is_dirty = came > pointer.computed_us or finer > pointer.version
+            (dirty.add if is_dirty else dirty.discard)(bucket)
+        self._spans.pop(level, None)
+
+    def _finer_version(self, level: Level, bucket: int) -> int:
+        """The newest version of what the bucket is computed from: also where the calls themselves are gone."""
+        if level not in USAGE_LEVELS[1:]:
+            return 0
+        finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
+        inside = self.versions(finer, [Span(bucket, level.next(bucket))])
+        return max((version for _, version in inside), default=0)
+
+
+def _take(day: _Day, bucket: int, last: int, newest_us: int, rows: int) -> None:
+    day.newest_us[bucket] = max(newest_us, day.newest_us.get(bucket, 0))
+    day.rows[bucket] = day.rows.get(bucket, 0) + rows
+    for reached in range(bucket, last + 1, QUARTER_US):
+        newest, begun = day.in_flight.get(reached, (0, bucket))
+        day.in_flight[reached] = (max(newest, newest_us), min(begun, bucket))
+
+
+def _set(newest: dict[int, int], bucket: int, value: int) -> None:
+    if value:
+        newest[bucket] = value
+    else:
+        newest.pop(bucket, None)
+
+
+def _inside(newest: Mapping[int, int], finer: Level, start: int, end: int) -> list[int]:
+    found = []
+    while start < end:
+        if start in newest:
+            found.append(newest[start])
+        start = finer.next(start)
+    return found
+
+
+def _day_of(bucket: int) -> str:
+    """The partition of events that holds what began then."""
+    return time.strftime("%Y%m%d", time.gmtime(bucket // 1_000_000))

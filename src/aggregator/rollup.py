@@ -1,0 +1,233 @@
+"""The rollups' worker: computes what is dirty, level by level, and publishes it.
+
+A run takes the store's clock, then looks at what has come; it writes rows under a version of its own, and only then
+publishes it. Dying at any moment leaves the published version in force and the bucket dirty; two workers at the same
+bucket compute the same thing twice, and the one that began later counts. A bucket is computed when it has been quiet
+for longer than any insert takes: before that it would be dirty again at once, and questions read its calls instead.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aggregator import cubes
+from aggregator.buckets import SECOND_US
+from aggregator.cover import LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
+from aggregator.errors import StoreError
+from aggregator.freshness import VERSION_BITS, Freshness
+from aggregator.query import Statement
+
+logger = logging.getLogger(__name__)
+
+MARGIN_SECONDS = 60.0
+"""A row's insert time is taken before others can see it. Longer than that takes: an insert is cut off sooner."""
+
+BATCH_ROWS = 500_000  # computed at once: a second or two, after which a stop is noticed
+BATCH_BUCKETS = 672  # a week of quarters of an hour, where little happens in each
+BATCH_SPANS = 64
+GRACE_SECONDS = 900.0  # a superseded version stays for questions that began before: none takes as long
+SWEEP_SECONDS = 600.0  # between looks for superseded versions: they only cost space
+PAUSE_SECONDS = 2.0  # when nothing is due
+RETRY_SECONDS = 5.0  # after a failure
+
+_SETTINGS = {
+    "max_threads": 2,  # questions run beside it
+    "max_bytes_before_external_group_by": 256 * 1024 * 1024,  # what is more goes to the disk, so memory is bounded
+    "optimize_on_insert": 0,
+}
+
+
+class RollupStore(Protocol):
+    def select(self, statement: Statement) -> Sequence[Sequence[int]]: ...
+
+    def execute(self, statement: Statement, settings: dict[str, int]) -> None: ...
+
+    def write(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None: ...
+
+
+@dataclass
+class RollupStatistics:
+    """Since the start of this process."""
+
+    buckets: dict[str, int] = field(default_factory=dict)
+    """Published, by level."""
+    seconds: float = 0.0
+    """Spent on computing."""
+    errors: int = 0
+    waiting: int = 0
+    """Closed buckets of all levels that wait to be computed, as of the last look."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one step knows: the store's clock from before it looked, and the version that it writes."""
+
+    now_us: int
+    computed_us: int
+
+    @property
+    def version(self) -> int:
+        return self.now_us << VERSION_BITS | secrets.randbits(VERSION_BITS)
+
+
+class Rollup:
+    """`sealed_us` gives the moment before which calls may have been removed: what began earlier is never computed
+    from calls again. `may_run` tells whether this one of several aggregators is to do the work."""
+
+    def __init__(
+        self,
+        store: RollupStore,
+        freshness: Freshness,
+        *,
+        margin_seconds: float = MARGIN_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
+        sealed_us: Callable[[], int] = lambda: 0,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._margin_us = round(margin_seconds * SECOND_US)
+        self._grace_us = round(grace_seconds * SECOND_US)
+        self._sealed_us = sealed_us
+        self._may_run = may_run
+        self._swept_at = float("-inf")
+        self.statistics = RollupStatistics()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; finishes the batch in hand. No error ends it."""
+        while not stop.is_set():
+            try:
+                pause = 0.0 if self._may_run() and self._work() else PAUSE_SECONDS
+            except Exception as error:  # the guarded step: what was computed is unpublished, and is computed again
+                self.statistics.errors += 1
+                logger.warning("the rollups wait: %s", error, exc_info=not isinstance(error, StoreError))
+                pause = RETRY_SECONDS
+            stop.wait(pause)
+
+    def _work(self) -> bool:
+        if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
+            self.sweep()
+            self._swept_at = time.monotonic()
+        return self.step() > 0
+
+    def step(self) -> int:
+        """Compute and publish some of what is due; returns how many buckets, 0 when nothing is. Raises on failure."""
+        began = time.monotonic()
+        run = self._begin()
+        level, buckets = self._freshness.ask(lambda known: self._due(known, run))
+        if level is None:
+            return 0
+        if level is QUARTERS:
+            self._compute_quarters(buckets, run)
+        elif level is PEAKS:
+            self._compute_peaks(buckets, run)
+        else:
+            self._compute_from_finer(level, buckets, run)
+        counts = self.statistics.buckets
+        counts[level.name] = counts.get(level.name, 0) + len(buckets)
+        self.statistics.seconds += time.monotonic() - began
+        return len(buckets)
+
+    def sweep(self) -> None:
+        """Remove the rows of superseded versions, also those that a crash left behind."""
+        for level in LEVELS:
+            found = [(int(second) * SECOND_US, version) for second, version in self._rows_of_several(level)]
+            now_us = self._now_us()
+            removed = self._freshness.ask(lambda known: self._superseded(known, level, found, now_us))  # noqa: B023
+            if removed:
+                self._store.execute(cubes.removal(level, removed), {})
+
+    def _rows_of_several(self, level: Level) -> Sequence[Sequence[int]]:
+        return self._store.select(cubes.versions_statement(level))
+
+    def _superseded(
+        self, known: Freshness, level: Level, found: Iterable[tuple[int, int]], now_us: int
+    ) -> list[tuple[int, int]]:
+        """Older than a published version that has been there for long enough."""
+        removed = []
+        for bucket, version in found:
+            pointer = known.pointer(level, bucket)
+            if pointer and version < pointer.version and pointer.version >> VERSION_BITS <= now_us - self._grace_us:
+                removed.append((bucket, version))
+        return removed
+
+    def _begin(self) -> _Run:
+        now_us = self._now_us()
+        return _Run(now_us, now_us - self._margin_us)
+
+    def _now_us(self) -> int:
+        return int(self._store.select(Statement("SELECT toUnixTimestamp64Micro(now64(6))", {}))[0][0])
+
+    def _due(self, known: Freshness, run: _Run) -> tuple[Level | None, list[int]]:
+        """The finest level that has something to compute, and a batch of its buckets."""
+        due = {level: self._closed(known, level, run) for level in (QUARTERS, PEAKS, *USAGE_LEVELS[1:])}
+        self.statistics.waiting = sum(map(len, due.values()))
+        for level, buckets in due.items():
+            if level in (QUARTERS, PEAKS):
+                if buckets:
+                    return level, _batch(known, buckets)
+                continue
+            ready = [bucket for bucket in buckets if not _overlaps(_finer(level), known, level, bucket)]
+            if ready:
+                return level, ready[:BATCH_BUCKETS]
+        return None, []
+
+    def _closed(self, known: Freshness, level: Level, run: _Run) -> list[int]:
+        """Dirty, over, and quiet for long enough that computing it makes it clean."""
+        sealed_us = self._sealed_us() if level in (QUARTERS, PEAKS) else 0
+        return [
+            bucket
+            for bucket in known.dirty_buckets(level)
+            if bucket >= sealed_us
+            and level.next(bucket) <= run.now_us
+            and known.newest_us(level, bucket) <= run.computed_us
+        ]
+
+    def _compute_quarters(self, buckets: list[int], run: _Run) -> None:
+        version = run.version
+        for cube in cubes.CUBES:
+            self._store.execute(cubes.from_calls(cube, spans_of(QUARTERS, buckets), version), _SETTINGS)
+        self._publish(QUARTERS, buckets, version, run)
+
+    def _compute_peaks(self, buckets: list[int], run: _Run) -> None:
+        spans, version = spans_of(PEAKS, buckets), run.version
+        reaches = self._freshness.ask(lambda known: [cubes.Reach(span, known.earliest_us(span)) for span in spans])
+        self._store.execute(cubes.peaks(reaches, version), _SETTINGS)
+        self._publish(PEAKS, buckets, version, run)
+
+    def _compute_from_finer(self, level: Level, buckets: list[int], run: _Run) -> None:
+        spans = spans_of(level, buckets)
+        finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
+        version = run.version
+        self._store.execute(cubes.from_finer(level, spans, version, finer), _SETTINGS)
+        self._publish(level, buckets, version, run)
+
+    def _publish(self, level: Level, buckets: list[int], version: int, run: _Run) -> None:
+        """In one insert of one block, which is there as a whole or not at all."""
+        rows = [(level.name, bucket // SECOND_US, version, run.computed_us) for bucket in buckets]
+        self._store.write("published", ("level", "bucket", "version", "computed"), rows)
+
+
+def _finer(level: Level) -> Level:
+    return USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
+
+
+def _overlaps(finer: Level, known: Freshness, level: Level, bucket: int) -> bool:
+    """Whether something that the bucket is computed from is dirty itself."""
+    return known.has_dirty(finer, Span(bucket, level.next(bucket)))
+
+
+def _batch(known: Freshness, buckets: Sequence[int]) -> list[int]:
+    """The first of them, up to so many rows and so many stretches that the store has to look for."""
+    found, rows, stretches = [buckets[0]], known.rows(buckets[0]), 1
+    for bucket in buckets[1:BATCH_BUCKETS]:
+        rows += known.rows(bucket)
+        stretches += bucket != QUARTERS.next(found[-1])
+        if rows > BATCH_ROWS or stretches > BATCH_SPANS:
+            break
+        found.append(bucket)
+    return found
