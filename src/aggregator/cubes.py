@@ -36,6 +36,9 @@ SHARED = ("workspace", "kind")
 COLUMNS = ("product", "voice", "model", "api_key", "user", "groups", "method", "route", "status", "outcome")
 """Those that some cube has; where a cube lacks one, it is empty."""
 
+_EMPTY = {"groups": "CAST([], 'Array(LowCardinality(String))')", "status": "toUInt16(0)"}
+_NO_TEXT = "''"
+
 PEAK_DIMENSIONS = ("api_key", "user", "product", "voice")
 EVERYWHERE = "all"
 """In peaks: the calls of all workspaces together."""
@@ -69,19 +72,27 @@ def _between(span: Span, bind: Binder) -> str:
     return f"(bucket >= toDateTime({start}, 'UTC') AND bucket < toDateTime({end}, 'UTC'))"
 
 
-def from_calls(cube: Cube, spans: Sequence[Span], version: int) -> Statement:
-    """Computes a cube's quarters of an hour in these spans."""
+def from_calls(spans: Sequence[Span], version: int) -> Statement:
+    """Computes the quarters of an hour in these spans, in all cubes: one insert, since each makes a part of its own."""
     bind = Binder()
-    columns = ["groups" if name == "group" else name for name in cube.dimensions]
-    keys = ", ".join((*SHARED, *columns))
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
+    keys, number = ", ".join((*SHARED, *COLUMNS)), bind(version, "UInt64")
     places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
+    parts = []
+    for cube in CUBES:
+        kept = {*SHARED, *("groups" if name == "group" else name for name in cube.dimensions)}
+        by = ", ".join(sorted(kept))
+        columns = ", ".join(
+            name if name in kept else f"{_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in (*SHARED, *COLUMNS)
+        )
+        parts.append(
+            f"SELECT '{cube.name}' AS cube, bucket, {number} AS version, {columns}, {made} FROM ("
+            f"SELECT toStartOfFifteenMinutes(started) AS bucket, {by}, {values} FROM events FINAL "
+            f"WHERE {places} GROUP BY bucket, {by})"
+        )
     return Statement(
-        f"INSERT INTO {QUARTERS.table} (cube, bucket, version, {keys}, {names}) "
-        f"SELECT '{cube.name}', bucket, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
-        f"SELECT toStartOfFifteenMinutes(started) AS bucket, {keys}, {values} FROM events FINAL "
-        f"WHERE {places} GROUP BY bucket, {keys})",
+        f"INSERT INTO {QUARTERS.table} (cube, bucket, version, {keys}, {names}) {' UNION ALL '.join(parts)}",
         bind.parameters,
     )
 

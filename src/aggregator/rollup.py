@@ -189,8 +189,7 @@ class Rollup:
 
     def _compute_quarters(self, buckets: list[int], run: _Run) -> None:
         version = run.version
-        for cube in cubes.CUBES:
-            self._store.execute(cubes.from_calls(cube, spans_of(QUARTERS, buckets), version), _SETTINGS)
+        self._store.execute(cubes.from_calls(spans_of(QUARTERS, buckets), version), _SETTINGS)
         self._publish(QUARTERS, buckets, version, run)
 
     def _compute_peaks(self, buckets: list[int], run: _Run) -> None:

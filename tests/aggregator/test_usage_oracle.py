@@ -1,4 +1,5 @@
-"""Every answer of `/v1/usage` equals a plain-Python oracle's, whatever the calls, the question and the zone.
+"""Every answer of `/v1/usage` equals a plain-Python oracle's, whatever the calls, the question and the zone, and
+whatever happened before: rollups computed, died in the middle of, taken over by a new process, overtaken by late calls.
 
 Times gather around bucket edges and clock changes. `USAGE_ORACLE_EXAMPLES` makes the search longer, and then a failure
 is shrunk as well, which takes minutes.
@@ -7,9 +8,11 @@ is shrunk as well, which takes minutes.
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -20,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from aggregator.measures import METRICS
+from aggregator.rollup import Rollup
 from aggregator.store import Store
 from tests.aggregator import oracle
 from tests.aggregator.oracle import QUARTER_US, Condition, Question
@@ -29,12 +33,14 @@ from usage_meter.event import UsageEvent, new_id
 
 EXAMPLES = int(os.environ.get("USAGE_ORACLE_EXAMPLES", "0"))
 PROFILE = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 12,
     phases=tuple(phase for phase in Phase if EXAMPLES or phase is not Phase.shrink),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
 )
+
+QUESTIONS = 3  # of each history: they cost less than it does
 
 SECOND_US = 1_000_000
 DAY_US = 96 * QUARTER_US
@@ -68,20 +74,6 @@ DIMENSIONS = (*VALUES, "group", "status", "attribute.tier")
 ALL_METRICS = (*METRICS, "quantity.characters", "quantity.never")
 
 _names = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestedService]:
-    directory = tmp_path_factory.mktemp("oracle")
-    server = RedisServer(directory)
-    server.start()
-    try:
-        with Store(f"chdb://{directory}/store") as store, server.client() as client:
-            tested = TestedService(store, client, secret="")
-            with tested.http:
-                yield tested
-    finally:
-        server.kill()
 
 
 offsets = st.one_of(
@@ -202,14 +194,112 @@ def check(service: TestedService, events: list[UsageEvent], question: Question) 
         assert found[name][1] == total, (name, "total")
 
 
+class CrashedError(Exception):
+    pass
+
+
+class Crashing:
+    """A store on which a rollup dies at its `left`-th write: before it, or after it and before anything else."""
+
+    def __init__(self, store: Store, left: int) -> None:
+        self.select = store.select
+        self._store = store
+        self._left = left
+
+    def execute(self, *arguments: Any) -> None:
+        self._count()
+        self._store.execute(*arguments)
+
+    def write(self, *arguments: Any) -> None:
+        self._count()
+        self._store.write(*arguments)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise CrashedError
+
+
+class Life:
+    """A service to which things happen; `received` is what it should count."""
+
+    def __init__(self, server: RedisServer, directory: Path) -> None:
+        self._server = server
+        self._url = f"chdb://{directory}/store"
+        self._up = ExitStack()
+        self.received: list[UsageEvent] = []
+        self.service = self._start()
+
+    def _start(self) -> TestedService:
+        store = self._up.enter_context(Store(self._url))
+        service = TestedService(store, self._up.enter_context(closing(self._server.client())), secret="")
+        self._up.enter_context(service.http)
+        return service
+
+    def restart(self) -> None:
+        self.stop()
+        self.service = self._start()
+
+    def stop(self) -> None:
+        self._up.close()
+
+    def deliver(self, events: list[UsageEvent]) -> None:
+        self.service.store.insert(events)
+        self.received += events
+
+    def crash_in_a_rollup(self, writes: int) -> None:
+        with suppress(CrashedError):
+            while Rollup(Crashing(self.service.store, writes), self.service.freshness, margin_seconds=0).step():
+                pass
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    directory = tmp_path_factory.mktemp("oracle")
+    server = RedisServer(directory)
+    server.start()
+    try:
+        life = Life(server, directory)
+        yield life
+        life.stop()
+    finally:
+        server.kill()
+
+
+happenings = st.sampled_from(
+    ("rollup",) * 8 + ("a step",) * 5 + ("crash",) * 4 + ("again",) * 3 + ("question",) * 3 + ("sweep", "restart")
+)
+
+
+def happen(life: Life, what: str, before: list[UsageEvent], ask: Callable[[], Question], data: st.DataObject) -> None:
+    if what == "rollup":
+        life.service.roll_up()
+    elif what == "a step":
+        life.service.rollup.step()
+    elif what == "sweep":
+        life.service.rollup.sweep()
+    elif what == "crash":
+        life.crash_in_a_rollup(data.draw(st.integers(0, 12)))
+    elif what == "restart":
+        life.restart()
+    elif what == "again":
+        life.deliver(before)
+    else:
+        check(life.service, life.received, ask())
+
+
 @given(st.data())
 @PROFILE
-def test_every_answer_equals_the_oracle(service: TestedService, data: st.DataObject) -> None:
+def test_every_answer_equals_the_oracle_whatever_happens_before_it(life: Life, data: st.DataObject) -> None:
     zone, moment = data.draw(st.sampled_from(MOMENTS))
     workspace, anchor = f"w{next(_names)}", oracle.micros(moment)
     events = data.draw(deliveries(workspace, anchor))
-    for first in range(0, len(events), 9):
-        service.store.insert(events[first : first + 9])
+    life.received = []
 
-    for _ in range(4):
-        check(service, events, data.draw(questions(zone, anchor, workspace)))
+    for first in range(0, len(events), 9):
+        life.deliver(events[first : first + 9])
+        for what in data.draw(st.lists(happenings, min_size=1, max_size=3)):
+            happen(life, what, events[: first + 9], lambda: data.draw(questions(zone, anchor, workspace)), data)
+
+    for _ in range(QUESTIONS):
+        check(life.service, life.received, data.draw(questions(zone, anchor, workspace)))
