@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,11 @@ class ServiceProcess:
 
 
 @contextmanager
-def serving(directory: Path, *, redis_url: str = "embedded") -> Iterator[ServiceProcess]:
+def serving(
+    directory: Path, *, redis_url: str = "embedded", settings: Mapping[str, str] | None = None
+) -> Iterator[ServiceProcess]:
     """A running service on this directory; stopped at the end, unless the test has ended it already."""
-    service = _serve(directory, redis_url)
+    service = _serve(directory, redis_url, settings or {})
     try:
         yield service
     finally:
@@ -64,9 +66,9 @@ def serving(directory: Path, *, redis_url: str = "embedded") -> Iterator[Service
             service.stop()
 
 
-def _serve(directory: Path, redis_url: str) -> ServiceProcess:
+def _serve(directory: Path, redis_url: str, settings: Mapping[str, str]) -> ServiceProcess:
     command = [COMMAND, "serve", "--port", "0", "--store-url", f"chdb://{directory}", "--redis-url", redis_url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | settings)
     lines: dict[str, str] = {}
     assert process.stdout
     for line in process.stdout:

@@ -60,7 +60,7 @@ class Figure:
     rows: list[Row]
     problem: str = ""
     has_legend: bool = True
-    """Whether the colours need names below the chart; a heat map has them beside its rows."""
+    """Whether the colours need names below the chart; a heat map and totals have them beside their rows."""
 
     @property
     def description(self) -> str:
@@ -116,7 +116,7 @@ def usage_figure(
     chart = {} if problem else charts.usage_chart(answer, metric, shape, log)
     title = title or charts.title(answer, metric)
     found = _figure(id, title, answer, series, entries, chart, closer_in(view), problem)
-    return replace(found, has_legend=bool(answer.query.breakdown))
+    return replace(found, has_legend=bool(answer.query.breakdown) and answer.query.interval != "total")
 
 
 def lines_figure(

@@ -11,7 +11,7 @@ from aggregator.dimensions import Filter
 from aggregator.figure import Cell, exactly
 from aggregator.query import Audience
 from aggregator.request_log import Cursor, RequestsQuery
-from aggregator.view import LOG_ONLY, View
+from aggregator.view import LOG_ONLY, RANGE_ONLY, USAGE_ONLY, View
 from aggregator.wording import (
     METRIC_NAMES,
     NOTHING,
@@ -204,4 +204,4 @@ def page_links(view: View, next_cursor: str | None) -> dict[str, str]:
 def tail_href(view: View) -> str:
     """The live tail of the same filters: it has no range, since it begins now."""
     own = [name for name in LOG_ONLY if name not in ("q", "min_latency")]
-    return view.answer_href("/v1/requests/stream", "start", "end", "last", *own)
+    return view.answer_href("/v1/requests/stream", *RANGE_ONLY, *USAGE_ONLY, *own)

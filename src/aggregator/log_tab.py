@@ -12,7 +12,7 @@ from aggregator.errors import QueryError
 from aggregator.frame import Context, Frame
 from aggregator.look import Look
 from aggregator.parameters import requests_query
-from aggregator.view import USAGE_ONLY
+from aggregator.view import LOG_ONLY, USAGE_ONLY
 
 PATH = "/requests"
 _ROWS = 50  # of one page, where the address does not say another number
@@ -38,7 +38,7 @@ class LogTab:
             items = (*items, ("limit", str(_ROWS)))
         try:
             query = requests_query(items, asked.principal, asked.now_us)
-            shown = asked.query((*asked.items, ("interval", "total")))
+            shown = asked.query((*view.asked(*USAGE_ONLY, *LOG_ONLY), ("interval", "total")))
         except QueryError as error:
             return self._frame.refused(asked, error, "log.html", context)
         complete_until_us = self._frame.reader.complete_until_us()  # before the rows are read

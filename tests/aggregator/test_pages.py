@@ -374,6 +374,14 @@ def test_how_a_page_looks_is_kept_from_page_to_page(site: Site) -> None:
     assert 'name="compact" value="true"' in site.get(f"/usage?{LOOK}").text
 
 
+def test_the_log_takes_an_address_of_another_page_and_tails_its_filters(site: Site) -> None:
+    site.store.insert([call(NOON)])
+
+    html = site.get("/requests?last=7d&interval=hour&breakdown=voice&sort=-total&voice=en-us&q=v1&limit=10").text
+
+    assert 'data-tail="/v1/requests/stream?voice=en-us&amp;q=v1"' in html
+
+
 def test_the_log_shows_a_call_by_its_names(site: Site) -> None:
     site.store.insert([call(NOON, voice="v1", request_id="r1")])
     site.labels.put("acme", "voice", {"v1": "Rachel <3"})

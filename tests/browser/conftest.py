@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -24,9 +25,28 @@ ARGUMENTS = (
 VOICES = ("en-us", "de", "hi")
 DAYS = 12
 
+TWO_WEEKS = "last=14d&interval=day&tz=UTC"
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
 UNDRAWN = "[data-chart]:not([data-drawn])"
 
 OpenPage = Callable[..., Page]
+
+
+def numbers(page: Page, table: str) -> list[list[float]]:
+    """A table's numbers, exact; what is none counts as 0."""
+    rows: list[list[str]] = page.locator(f"{table} tbody tr").evaluate_all(
+        "rows => rows.map(row => [...row.querySelectorAll('td.n')].map("
+        "cell => cell.querySelector('data')?.value ?? cell.textContent))"
+    )
+    return [[float(cell.replace(",", "").replace("–", "0")) for cell in row] for row in rows]
+
+
+def record(service: ServiceProcess, **event: Any) -> None:
+    """A call that ends now; returns when it is stored."""
+    id = event.setdefault("request_id", uuid4().hex)
+    event = {"id": id, "source": "browser", "time": datetime.now(UTC).isoformat(), "workspace": "acme"} | event
+    httpx.post(f"{service.page}v1/events", json=[event], timeout=30).raise_for_status()
+    wait_until(lambda: httpx.get(f"{service.page}v1/requests/{id}").status_code == 200, "the call is stored")
 
 
 def chromium() -> str:

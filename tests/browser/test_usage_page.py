@@ -9,13 +9,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import VOICES, OpenPage
+from tests.browser.conftest import TWO_WEEKS, VOICES, WCAG, OpenPage, numbers
 from tests.processes import ServiceProcess
 
 CHART = "[data-chart^=usage-]"
 TABLE = "table[id^=table-usage-]"
-TWO_WEEKS = "last=14d&interval=day&tz=UTC"
-WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "resultTypes": ["violations"]}
 
 
 def heights(page: Page) -> list[float]:
@@ -24,15 +22,6 @@ def heights(page: Page) -> list[float]:
         "paths => paths.map(path => path.getAttribute('d'))"
     )
     return [abs(float(found[1])) for path in paths if (found := re.search(r"v(-?[\d.]+)", path))]
-
-
-def numbers(page: Page) -> list[list[float]]:
-    """The table of the chart's numbers, exact."""
-    rows: list[list[str]] = page.locator(f"{TABLE} tbody tr").evaluate_all(
-        "rows => rows.map(row => [...row.querySelectorAll('td')].map("
-        "cell => cell.querySelector('data')?.value ?? cell.textContent))"
-    )
-    return [[float(cell.replace(",", "")) for cell in row] for row in rows]
 
 
 def chosen(page: Page, name: str) -> str:
@@ -46,7 +35,7 @@ def test_the_drawn_numbers_are_those_of_the_api(open_page: OpenPage, service: Se
 
     drawn = heights(page)
 
-    assert numbers(page) == [[value] for value in values]
+    assert numbers(page, TABLE) == [[value] for value in values]
     assert len(drawn) == len(values)
     scale = max(drawn) / max(values)
     assert drawn == pytest.approx([value * scale for value in values], abs=0.1)
@@ -187,7 +176,7 @@ def test_the_export_is_exactly_the_current_view(open_page: OpenPage, service: Se
     assert file.read_bytes() == httpx.get(f"{service.page}v1/usage.csv?{query}").content
     rows = list(csv.reader(file.read_text().splitlines()))
     in_the_file = sorted(float(row[-1]) for row in rows[1:])
-    assert in_the_file == sorted(value for row in numbers(page) for value in row)
+    assert in_the_file == sorted(value for row in numbers(page, TABLE) for value in row)
     assert file.name.startswith("usage-requests-by-voice-per-day-")
 
 
@@ -205,24 +194,35 @@ def test_dark_mode_follows_the_system_and_the_toggle_and_is_kept(open_page: Open
     assert page.evaluate(background) == page.evaluate(chart) == "rgb(255, 255, 255)"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "query", [f"{TWO_WEEKS}&breakdown=voice", f"{TWO_WEEKS}&metric=latency_p95", f"{TWO_WEEKS}&voice=nobody"]
+    ("address", "scheme"),
+    [
+        (f"/usage?{TWO_WEEKS}&breakdown=voice&pick=voice", "light"),
+        (f"/usage?{TWO_WEEKS}&breakdown=voice", "dark"),
+        (f"/usage?{TWO_WEEKS}&voice=nobody", "light"),
+        (f"/analytics?{TWO_WEEKS}", "light"),
+        (f"/analytics?{TWO_WEEKS}", "dark"),
+        (f"/requests?{TWO_WEEKS}", "light"),
+        ("/requests/request-3-2", "dark"),
+    ],
 )
-def test_axe_finds_nothing(open_page: OpenPage, query: str, scheme: str) -> None:
-    page = open_page(f"/usage?{query}", color_scheme=scheme, drawn="nobody" not in query)
+def test_axe_finds_nothing(open_page: OpenPage, address: str, scheme: str) -> None:
+    page = open_page(address, color_scheme=scheme)
 
     found = Axe().run(page, options=WCAG)
 
     assert not found.response["violations"], found.generate_report()
 
 
-@pytest.mark.parametrize("width", [360, 768, 2560])
-def test_nothing_sticks_out_of_the_screen(open_page: OpenPage, width: int) -> None:
-    page = open_page(f"/usage?{TWO_WEEKS}&breakdown=voice", viewport={"width": width, "height": 900})
+@pytest.mark.parametrize("address", ["/usage", "/analytics", "/requests", "/requests/request-0-0"])
+def test_nothing_sticks_out_of_the_screen(open_page: OpenPage, address: str) -> None:
+    page = open_page(f"{address}?{TWO_WEEKS}", viewport={"width": 2560, "height": 900})
 
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(f"{CHART} svg").bounding_box()["width"] <= width  # type: ignore[index]  # it is visible
+    for width in (2560, 768, 360):
+        page.set_viewport_size({"width": width, "height": 900})
+        expect(page.locator("html")).to_have_js_property("scrollWidth", width)
+        for chart in page.locator(".chart svg").all():
+            assert chart.evaluate("svg => svg.getBoundingClientRect().right") <= width
 
 
 def test_nothing_moves_when_the_chart_is_drawn(open_page: OpenPage) -> None:
