@@ -4,12 +4,13 @@ import time
 from typing import Any
 
 from usage_meter import keys
-from usage_meter.inflight import InFlight
+from usage_meter.inflight import Callers, InFlight
 from usage_meter.tally import Increase, Increments, Tally
 
 FLUSH_SECONDS = 0.1  # what a live view may lag behind; fewer, larger entries cost Redis and the reader less
 TALLY_SECONDS = 1.0  # what comes together in a second goes together
 TALLY_VALUES = 500  # in one flush: a millisecond or two of the interpreter, which calls may be waiting for
+PRUNE_SECONDS = 10.0  # callers come again soon, or not at all
 INFLIGHT_REFRESH_SECONDS = keys.INFLIGHT_SECONDS / 4  # three may be late before what a living process has ages out
 
 
@@ -24,20 +25,27 @@ class LiveView:
         self._tallied = 0.0  # when the tally was last taken
         self._increments: dict[int, Increments] = {}  # what was taken, by shard
         self._increased: dict[int, float] = {}  # when some of it was last sent
-        self._shown: dict[int, tuple[float, int, bool]] = {}  # when, as of which change, and whether there were any
+        self._shown: dict[int, tuple[float, Callers | None]] = {}  # when, and what; None: Redis may not have it
+        self._pruned = time.monotonic()
         self.hurry = False  # at the end nothing waits for its time
 
     def shards(self) -> list[int]:
         """Those that have anything to show, or have shown something."""
         self._take_tally()
+        self._prune()
         in_flight = {self._shard_of(workspace) for workspace, _ in self._inflight.callers()}
         return sorted({*in_flight, *self._shown, *(shard for shard, waiting in self._increments.items() if waiting)})
 
     def add_to(self, transaction: Any, shard: int) -> None:
         """The calls in flight, if they are due."""
         now = time.monotonic()
-        if self._inflight_is_due(shard, now):
-            self._add_inflight(transaction, shard, now)
+        when, shown = self._shown.get(shard, (0.0, {}))
+        if not self.hurry and now - when < FLUSH_SECONDS:
+            return
+        callers = self._callers(shard)
+        if callers != shown or (callers and now - when >= INFLIGHT_REFRESH_SECONDS):
+            self._show(transaction, shard, callers)
+            self._shown[shard] = (now, callers)
 
     def increase(self, shard: int) -> Increase:
         """What the sorted sets are to be increased by, if that is due; nothing more for a while then."""
@@ -50,7 +58,7 @@ class LiveView:
 
     def forget(self) -> None:
         """Redis may not have what it was shown: show it again."""
-        self._shown = dict.fromkeys(self._shown, (0.0, -1, True))
+        self._shown = dict.fromkeys(self._shown, (0.0, None))
 
     def _take_tally(self) -> None:
         if self.hurry or time.monotonic() - self._tallied >= TALLY_SECONDS:
@@ -59,24 +67,25 @@ class LiveView:
                 shard = self._shard_of(combination[1])
                 self._increments.setdefault(shard, Increments(shard)).add(combination, sums)
 
-    def _inflight_is_due(self, shard: int, now: float) -> bool:
-        shown, changes, any_shown = self._shown.get(shard, (0.0, 0, False))
-        if any_shown and now - shown >= INFLIGHT_REFRESH_SECONDS:
-            return True
-        return changes != self._inflight.changes and (self.hurry or now - shown >= FLUSH_SECONDS)
+    def _callers(self, shard: int) -> Callers:
+        return {
+            caller: calls for caller, calls in self._inflight.callers().items() if self._shard_of(caller[0]) == shard
+        }
 
-    def _add_inflight(self, transaction: Any, shard: int, now: float) -> None:
-        changes = self._inflight.changes  # before the look: what changes in between is news again
-        fields: list[bytes | int] = []
-        for (workspace, api_key), calls in self._inflight.callers().items():
-            if self._shard_of(workspace) == shard:
-                fields += (keys.inflight_field(workspace, api_key), calls)
+    def _show(self, transaction: Any, shard: int, callers: Callers) -> None:
         key = keys.inflight(shard, self._instance)
         transaction.execute_command("DEL", key)
-        if fields:
+        if callers:
+            fields: list[bytes | int] = []
+            for (workspace, api_key), calls in callers.items():
+                fields += (keys.inflight_field(workspace, api_key), calls)
             transaction.execute_command("HSET", key, *fields)
             transaction.execute_command("EXPIRE", key, keys.INFLIGHT_SECONDS)
-        self._shown[shard] = (now, changes, bool(fields))
+
+    def _prune(self) -> None:
+        if time.monotonic() - self._pruned >= PRUNE_SECONDS:
+            self._pruned = time.monotonic()
+            self._inflight.prune()
 
     def _shard_of(self, workspace: str) -> int:
         return keys.shard_of(workspace, self._shards)

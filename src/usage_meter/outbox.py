@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec.structs import force_setattr
-
 from usage_meter.destination import Destination
 from usage_meter.disk import Disk
 from usage_meter.event import UsageEvent, encode
@@ -48,7 +46,7 @@ class Outbox:
     def record(self, event: UsageEvent, replaces: UsageEvent | None) -> bool:
         """Copy the event into the journal. Raises what `encode` raises, and JournalClosedError."""
         if not event.instance:
-            force_setattr(event, "instance", self.instance)
+            event.instance = self.instance
         encoded = encode(event)
         shard = shard_of(event.workspace, self._shards) if self._shards > 1 else 0
         with self._lock:

@@ -71,13 +71,19 @@ class Recorder:
     def enter(self, workspace: str, api_key: str) -> None:
         """A call of this caller is in flight until `leave`."""
         try:
-            self._opened().inflight.enter(workspace, api_key)
+            outbox = self._outbox
+            if outbox is None or not outbox.mark[0]:
+                outbox = self._open()
+            outbox.inflight.enter(workspace, api_key)
         except Exception as error:  # the guarded step
             self.failed("enter", error)
 
     def leave(self, workspace: str, api_key: str) -> None:
         try:
-            self._opened().inflight.leave(workspace, api_key)
+            outbox = self._outbox
+            if outbox is None or not outbox.mark[0]:
+                outbox = self._open()
+            outbox.inflight.leave(workspace, api_key)
         except Exception as error:  # the guarded step
             self.failed("leave", error)
 
