@@ -7,8 +7,9 @@ delivery.py. Whoever takes a file is written down first.
 import time
 from collections.abc import Callable
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
+from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 
 from aggregator import caching, export, openapi
 from aggregator.audit import Audit
@@ -25,6 +26,16 @@ from aggregator.tokens import Failures, ForbiddenError, Principal, TokenError, T
 COOKIE = "usage_meter_token"
 
 PrincipalOf = Callable[[Request], Principal]
+"""Reads the store now and then, so it belongs into a worker thread."""
+
+AUTHENTICATION = [
+    Security(HTTPBearer(auto_error=False, bearerFormat="JWT", description="A token of `usage-meter token`.")),
+    Security(
+        APIKeyHeader(name="xi-api-key", auto_error=False, description="The same token, as ElevenLabs' SDK sends it.")
+    ),
+    Security(APIKeyCookie(name=COOKIE, auto_error=False, description="The same token, as `/login` sets it.")),
+]
+"""What `/openapi.json` says of the ways to send a token: `principal_of` is what reads them."""
 
 
 def principal_of(tokens: Tokens, failures: Failures) -> PrincipalOf:
@@ -54,7 +65,7 @@ def router(
     reader: Reader, ingest: Ingest, audit: Audit, principal: PrincipalOf, now: Callable[[], float] = time.time
 ) -> APIRouter:
     """The endpoints over these collaborators; `now` in Unix seconds."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", dependencies=AUTHENTICATION)
 
     def now_us() -> int:
         return int(now() * 1_000_000)
@@ -94,7 +105,7 @@ def router(
 
     async def events(request: Request) -> Response:
         """Record events from apps that are not Python. 202 only after all of them are safe in Redis."""
-        who = principal(request)
+        who = await run_in_threadpool(principal, request)
         if not who.may_ingest():
             raise ForbiddenError("recording events needs an ingest or an operator token")
         accepted = await run_in_threadpool(recorded, await body_of(request), request, who)

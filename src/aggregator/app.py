@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, export, live_api, pages, problems
+from aggregator import api, directory, export, live_api, openapi, pages, problems
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
@@ -159,17 +159,17 @@ def create_app(
 
 
 def _add_operations(app: FastAPI, metrics: Metrics, store: Store, client: "redis.Redis") -> None:
-    @app.get("/metrics", response_class=Response, tags=["operations"])
+    @app.get("/metrics", response_class=Response, tags=["operations"], **openapi.METRICS_TEXT)
     def prometheus() -> Response:
         """Prometheus metrics of the calls and of their way into the store."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    @app.get("/healthz", response_class=Response, tags=["operations"])
+    @app.get("/healthz", response_class=Response, tags=["operations"], **openapi.HEALTH)
     def healthy() -> Response:
         """200 while the process answers."""
         return Response(export.to_json({"status": "ok"}), media_type="application/json")
 
-    @app.get("/readyz", response_class=Response, tags=["operations"])
+    @app.get("/readyz", response_class=Response, tags=["operations"], **openapi.READINESS)
     def ready() -> Response:
         """200 when Redis and the store answer; 503 that says which does not."""
         checks = {"redis": _answers(client.ping), "store": _answers(store.ping)}

@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from msgspec import Meta
 
 from aggregator import export, openapi
-from aggregator.api import PrincipalOf
+from aggregator.api import AUTHENTICATION, PrincipalOf
 from aggregator.audit import TITLES as AUDIT_TITLES
 from aggregator.audit import Audit
 from aggregator.body import body_of, decoded, fault
@@ -71,7 +71,7 @@ def router(
     now: Callable[[], float] = time.time,
 ) -> APIRouter:
     """The endpoints over these collaborators; `now` in Unix seconds."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", dependencies=AUTHENTICATION)
 
     def now_us() -> int:
         return int(now() * 1_000_000)
@@ -114,7 +114,7 @@ def router(
     @routes.put("/labels/{dimension}", **openapi.PUT_LABELS)
     async def put_labels(dimension: str, request: Request) -> Response:
         """Set display names: an object from value to label; an empty label takes one away."""
-        who = principal(request)
+        who = await run_in_threadpool(principal, request)
         _known(dimension, who)
         workspace = _writable(request, who)
         given = decoded(_labels, await body_of(request))
@@ -140,7 +140,7 @@ def router(
     @routes.put("/limits", **openapi.PUT_LIMITS)
     async def put_limits(request: Request) -> Response:
         """Set limits: a list; each replaces what was set for its subject."""
-        who = principal(request)
+        who = await run_in_threadpool(principal, request)
         workspace = _writable(request, who)
         given = decoded(_limits, await body_of(request))
         _check(given, who)

@@ -18,7 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from aggregator import export, openapi
-from aggregator.api import PrincipalOf
+from aggregator.api import AUTHENTICATION, PrincipalOf
 from aggregator.delivery import json_response
 from aggregator.dimensions import Filter
 from aggregator.errors import BusyError
@@ -48,7 +48,7 @@ def router(
     reader: Reader, live: Live, labels: Labels, principal: PrincipalOf, now: Callable[[], float] = time.time
 ) -> APIRouter:
     """The endpoints over these collaborators; `now` in Unix seconds."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", dependencies=AUTHENTICATION)
     places = threading.BoundedSemaphore(STREAMS)
 
     def now_us() -> int:
@@ -80,7 +80,7 @@ def router(
     async def tail(request: Request) -> StreamingResponse:
         """The live tail: each call as it is stored, as server-sent events; the log's filters apply."""
         items = [*request.query_params.multi_items(), ("last", "48h"), ("limit", "1000")]
-        query = requests_query(items, principal(request), now_us() + DAY_US)
+        query = requests_query(items, await run_in_threadpool(principal, request), now_us() + DAY_US)
         since_us = await run_in_threadpool(reader.now_us)
         return _streaming(_tail(reader, query, since_us), places)
 

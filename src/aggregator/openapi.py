@@ -231,3 +231,13 @@ TAIL = operation(
     *(one for one in _SEARCH_PARAMETERS if one["name"] in ("q", "min_latency", "tz", "scope")),
     *_FILTERS,
 )
+METRICS_TEXT: Schema = {
+    "responses": {200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": TEXT}}}}
+}
+HEALTH: Schema = {"responses": {200: {"description": "It answers.", "content": json(schemas.HEALTH)}}}
+READINESS: Schema = {
+    "responses": {
+        200: {"description": "Redis and the store answer.", "content": json(schemas.READINESS)},
+        503: {"description": "One of them does not: which.", "content": json(schemas.READINESS)},
+    }
+}

@@ -258,3 +258,5 @@ LIVE = example(
 DIMENSION: Schema = {
     "anyOf": [{"type": "string", "enum": list(DIMENSIONS)}, {"type": "string", "pattern": r"^attribute\.[^/]+$"}]
 }
+HEALTH = example(fields(status=TEXT), {"status": "ok"})
+READINESS = example(fields(status=TEXT, redis=TEXT, store=TEXT), {"status": "ok", "redis": "ok", "store": "ok"})

@@ -11,7 +11,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from aggregator.api import PrincipalOf
+from aggregator.api import AUTHENTICATION, PrincipalOf
 from aggregator.body import body_of
 from aggregator.delivery import json_response
 from aggregator.elevenlabs import openapi
@@ -48,7 +48,7 @@ def router(
     reader: Reader, labels: Labels, limits: Limits, principal: PrincipalOf, now: Callable[[], float] = time.time
 ) -> APIRouter:
     """The endpoints over these collaborators; `now` in Unix seconds."""
-    routes = APIRouter(prefix="/v1", tags=["ElevenLabs"])
+    routes = APIRouter(prefix="/v1", tags=["ElevenLabs"], dependencies=AUTHENTICATION)
 
     def now_us() -> int:
         return int(now() * 1_000_000)
@@ -63,12 +63,14 @@ def router(
     @routes.post("/workspace/analytics/query/usage-by-product-over-time", **openapi.USAGE_TABLE)
     async def usage_over_time(request: Request) -> Response:
         """`client.workspace.usage.get_usage_by_product_over_time`: credits, minutes and calls as a table."""
-        return await run_in_threadpool(usage_of, request, await body_of(request))
+        who = await run_in_threadpool(principal, request)
+        return await run_in_threadpool(usage_of, request, who, await body_of(request))
 
     @routes.post("/workspace/analytics/requests", **openapi.REQUESTS_TABLE)
     async def request_log(request: Request) -> Response:
         """`client.workspace.analytics.requests.get`: the Request Log as a table."""
-        return await run_in_threadpool(requests_of, request, await body_of(request))
+        who = await run_in_threadpool(principal, request)
+        return await run_in_threadpool(requests_of, request, who, await body_of(request))
 
     @routes.get("/user", **openapi.USER)
     def user(request: Request) -> Response:
@@ -107,14 +109,12 @@ def router(
         _no_parameters(request, *_workspace_of(who))
         return json_response(request, members(reader.usage(known_query(audience, now_us(), "user"))))
 
-    def usage_of(request: Request, body: bytes) -> Response:
-        who = principal(request)
+    def usage_of(request: Request, who: Principal, body: bytes) -> Response:
         _no_parameters(request)
         table = usage_table(parsed(UsageBody, body), who)
         return json_response(request, usage_document(table, reader.usage(table.query)))
 
-    def requests_of(request: Request, body: bytes) -> Response:
-        who = principal(request)
+    def requests_of(request: Request, who: Principal, body: bytes) -> Response:
         _no_parameters(request)
         query = requests_table(parsed(RequestsBody, body), who, now_us())
         names = labels.of(query.audience.workspace, LABEL_COLUMNS)
