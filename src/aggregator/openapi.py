@@ -31,25 +31,30 @@ _ZONE: Schema = {"type": "string", "default": "UTC"}
 
 _RANGE = [
     parameter("start", f"Inclusive. {_TIME}", TEXT, "2026-01-01"),
-    parameter("end", f"Exclusive; a bare date includes that day; default now. {_TIME}", TEXT, "2026-01-31"),
+    parameter("end", f"Exclusive; a bare date includes that day; default now. {_TIME}", TEXT, "2026-01-03"),
     parameter("last", f"Instead of `start`: `24h`, `7d`, `{DEFAULT_RANGE}` (the default), `12mo`.", TEXT),
     parameter("tz", "IANA time zone of the buckets and of local times.", _ZONE, "Europe/Berlin"),
     parameter("scope", "The caller's own calls, or all of the workspace.", choice(("account", "workspace"), "account")),
 ]
-_FILTERS = [
-    parameter(name, f"Only calls with this {name}; repeat for several. `not.{name}` excludes.", TEXTS)
+_ITEMS = {"status": schemas.STATUS, "outcome": schemas.OUTCOME, "kind": schemas.KIND}
+FILTERS = [
+    parameter(
+        name,
+        f"Only calls with this {name}; repeat for several. `not.{name}` excludes.",
+        {"type": "array", "items": _ITEMS[name], "minItems": 1} if name in _ITEMS else TEXTS,
+    )
     for name in DIMENSIONS
 ]
 _LIMITED: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_TOP}
 
 _USAGE_PARAMETERS = [
     parameter("metric", f"{', '.join(METRICS)}, or `quantity.NAME`; repeatable; default credits.", TEXTS, ["credits"]),
-    parameter("interval", "Size of the buckets, by the calendar of `tz`.", choice(tuple(INTERVALS), "day")),
+    parameter("interval", "Size of the buckets, by the calendar of `tz`.", choice(tuple(INTERVALS), "day"), "day"),
     parameter("breakdown", "Up to two dimensions, or `attribute.NAME`: one series per value.", TEXTS, ["voice"]),
-    parameter("cumulative", "Running sums over the range.", choice(("true", "false"), "false")),
+    parameter("cumulative", "Running sums over the range.", choice(("true", "false"), "false"), "false"),
     parameter("top", "Series to show; all others are one, `__other__`.", {**_LIMITED, "default": 20}),
     *_RANGE,
-    *_FILTERS,
+    *FILTERS,
 ]
 _LAYOUT = parameter("layout", "Of the CSV: a row per bucket and key, or a column per series.", choice(LAYOUTS, "long"))
 _SEARCH_PARAMETERS = [
@@ -57,7 +62,7 @@ _SEARCH_PARAMETERS = [
     parameter("min_latency", "Only calls that took at least so many milliseconds.", {"type": "number", "minimum": 0}),
     parameter("order", "By start.", choice(("desc", "asc"), "desc")),
     *_RANGE,
-    *_FILTERS,
+    *FILTERS,
 ]
 _PAGE_PARAMETERS = [
     parameter("limit", "Calls per page.", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 100}),
@@ -185,7 +190,7 @@ def values(suffix: str) -> Schema:
         parameter("q", "Only values whose label or identifier contains this.", TEXT),
         parameter("limit", "Values to look at.", {**_LIMITED, "default": 100}),
         *_RANGE,
-        *_FILTERS,
+        *FILTERS,
         missing=True,
     )
 
@@ -229,7 +234,7 @@ TAIL = operation(
     "One event per call.",
     _STREAM,
     *(one for one in _SEARCH_PARAMETERS if one["name"] in ("q", "min_latency", "tz", "scope")),
-    *_FILTERS,
+    *FILTERS,
 )
 METRICS_TEXT: Schema = {
     "responses": {200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": TEXT}}}}

@@ -10,10 +10,13 @@ import redis
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from aggregator.body import BodyTooLargeError, BrokenBodyError, UnsupportedBodyError
 from aggregator.errors import BusyError, NotFoundError, QueryError, StoreError
 from aggregator.tokens import ForbiddenError, TokenError, TooManyFailuresError
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +83,24 @@ def add_error_handlers(app: FastAPI) -> None:
         type, code = ("not_found", "not_found") if error.status_code == 404 else ("invalid_request", "bad_request")
         answer = problem(error.status_code, type, code, f"{request.method} {request.url.path}: {error.detail}")
         answer.headers.update(error.headers or {})
+        if error.status_code == 405:
+            answer.headers["Allow"] = ", ".join(_allowed(request))
         return answer
 
     @app.exception_handler(Exception)
     def _bug(_: Request, error: Exception) -> JSONResponse:
         return problem(500, "internal_error", "internal_error", "an error of ours: see the log")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of that path: of all its endpoints, not only of the first that has it."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
+    routes = request.app.routes
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def problem(status: int, type: str, code: str, message: str, parameter: str | None = None) -> JSONResponse:

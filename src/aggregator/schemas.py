@@ -6,15 +6,18 @@ from aggregator.buckets import INTERVALS
 from aggregator.dimensions import DIMENSIONS
 from aggregator.limits import SUBJECTS
 from aggregator.request_file import COLUMNS, TITLES
-from usage_meter.event import Kind, Outcome
+from usage_meter.event import MAX_TIME_US, Kind, Outcome
 
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
 TEXTS: Schema = {"type": "array", "items": TEXT}
-COUNT: Schema = {"type": "integer", "minimum": 0}
+COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 NUMBER: Schema = {"type": ["number", "null"]}
+STATUS: Schema = {"type": "string", "pattern": "^([1-5]xx|[0-9]{3})$"}
+OUTCOME: Schema = {"type": "string", "enum": list(get_args(Outcome))}
+KIND: Schema = {"type": "string", "enum": list(get_args(Kind))}
 
 
 def fields(**properties: Schema) -> Schema:
@@ -69,10 +72,10 @@ _REQUEST_FIELDS: dict[str, Schema] = {
     **dict.fromkeys(COLUMNS, TEXT),
     "id": {"type": "string", "format": "uuid"},
     "time": MOMENT,
-    "kind": {"type": "string", "enum": list(get_args(Kind))},
+    "kind": KIND,
     "groups": TEXTS,
     "status": COUNT,
-    "outcome": {"type": "string", "enum": list(get_args(Outcome))},
+    "outcome": OUTCOME,
     "duration_ms": {"type": "number"},
     "ttfb_ms": NUMBER,
     "request_bytes": COUNT,
@@ -108,12 +111,12 @@ _EVENT_FIELDS: dict[str, Schema] = {
         _LONG,
     ),
     "version": {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
-    "kind": {"type": "string", "enum": list(get_args(Kind))},
+    "kind": KIND,
     "groups": {"type": "array", "items": _LONG, "maxItems": 100},
     "status": {"type": "integer", "minimum": 0, "maximum": 999},
     "outcome": {"type": ["string", "null"], "enum": [*get_args(Outcome), None]},
-    "duration_ms": {"type": "number", "minimum": 0},
-    "ttfb_ms": {"type": ["number", "null"], "minimum": 0},
+    "duration_ms": {"type": "number", "minimum": 0, "maximum": MAX_TIME_US / 1000},
+    "ttfb_ms": {"type": ["number", "null"], "minimum": 0, "maximum": MAX_TIME_US / 1000},
     "request_bytes": COUNT,
     "response_bytes": COUNT,
     "credits": {"type": ["number", "string"]},

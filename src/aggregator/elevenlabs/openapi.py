@@ -10,7 +10,7 @@ from aggregator.elevenlabs.tables import RequestsBody, UsageBody
 from aggregator.elevenlabs.terms import BREAKDOWNS, HAS_API_KEY, MAX_STEP_SECONDS, MAX_TIME_MS, METRICS
 from aggregator.elevenlabs.usage import INTERVALS as THEIR_INTERVALS
 from aggregator.measures import METRICS as OUR_METRICS
-from aggregator.openapi import WORKSPACE, json, operation, parameter
+from aggregator.openapi import FILTERS, WORKSPACE, json, operation, parameter
 from aggregator.schemas import TEXT, Schema, fields, list_of
 
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
@@ -51,8 +51,8 @@ _MOMENT: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_TIME_MS}
 _END = "Exclusive, Unix milliseconds; in the 59th second of a minute it means all of that second."
 
 _PARAMETERS = [
-    parameter("start_unix", "Inclusive, Unix milliseconds.", _MOMENT) | _REQUIRED,
-    parameter("end_unix", _END, _MOMENT) | _REQUIRED,
+    parameter("start_unix", "Inclusive, Unix milliseconds.", _MOMENT, 1767225600000) | _REQUIRED,
+    parameter("end_unix", _END, _MOMENT, 1767484799000) | _REQUIRED,
     parameter(
         "include_workspace_metrics",
         "The workspace's calls instead of the caller's own.",
@@ -67,20 +67,19 @@ _PARAMETERS = [
         "aggregation_interval",
         "By the calendar of `tz`; `cumulative` runs up by day.",
         {"type": "string", "enum": list(dict.fromkeys((*THEIR_INTERVALS, *INTERVALS))), "default": "day"},
+        "day",
     ),
     parameter(
         "aggregation_bucket_size",
         "Seconds: overrides the interval. Weeks begin on Monday, days at midnight, hours are counted from midnight.",
         {"type": "integer", "minimum": 1, "maximum": MAX_STEP_SECONDS},
+        86_400,
     ),
     parameter(
         "metric", "One of their names, or a metric.", _names(tuple(METRICS), tuple(OUR_METRICS), "quantity", "credits")
     ),
     parameter("tz", "Ours: IANA time zone of the buckets.", {"type": "string", "default": "UTC"}),
-    *(
-        parameter(name, f"Ours: only calls with this {name}; repeat for several.", {"type": "array", "items": TEXT})
-        for name in DIMENSIONS
-    ),
+    *FILTERS,
 ]
 
 _CELL: Schema = {"type": ["string", "number", "boolean", "null"]}

@@ -44,8 +44,8 @@ DEFAULT_GROUPING = ("product_type",)  # as in their example, and as the endpoint
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Milliseconds = Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
-Since2020 = Annotated[int, Field(ge=MIN_TIME_MS, le=MAX_TIME_MS)]
+Milliseconds = Annotated[int, Field(strict=True, ge=0, le=MAX_TIME_MS)]
+Since2020 = Annotated[int, Field(strict=True, ge=MIN_TIME_MS, le=MAX_TIME_MS)]
 Cell = str | int | float | Decimal | bool | None
 
 
@@ -69,7 +69,7 @@ class UsageBody(_Body):
         Since2020, Field(description="Exclusive, Unix milliseconds; in the 59th second of a minute it means all of it.")
     ]
     interval_seconds: Annotated[
-        Annotated[int, Field(ge=1, le=MAX_STEP_SECONDS)] | None,
+        Annotated[int, Field(strict=True, ge=1, le=MAX_STEP_SECONDS)] | None,
         Field(description=f"Size of the buckets; default {DEFAULT_STEP_SECONDS}."),
     ] = None
     group_by: Annotated[
@@ -86,7 +86,8 @@ class RequestsBody(_Body):
     start_time: Annotated[Milliseconds | None, Field(description="Inclusive, Unix milliseconds.")] = None
     end_time: Annotated[Milliseconds | None, Field(description="Inclusive, Unix milliseconds.")] = None
     limit: Annotated[
-        Annotated[int, Field(ge=1, le=MAX_LIMIT)] | None, Field(description=f"Rows; default {DEFAULT_LIMIT}.")
+        Annotated[int, Field(strict=True, ge=1, le=MAX_LIMIT)] | None,
+        Field(description=f"Rows; default {DEFAULT_LIMIT}."),
     ] = None
     sort: Annotated[
         Literal["asc", "desc"] | None, Field(description="By time; default desc where end_time is given, else asc.")
