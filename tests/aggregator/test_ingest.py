@@ -35,9 +35,9 @@ def service(store: Store, redis_client: "redis.Redis") -> Iterator[TestedService
         yield tested
 
 
-def post(service: TestedService, body: bytes, content_type: str = JSON, who: Principal = INGEST, **headers: str) -> Any:
+def post(service: TestedService, body: bytes, content_type: str = JSON, **headers: str) -> Any:
     named = {"content-type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
-    return service.http.post("/v1/events", content=body, headers={**service.headers(who), **named})
+    return service.http.post("/v1/events", content=body, headers={**service.headers(INGEST), **named})
 
 
 def encoded(value: object) -> bytes:
