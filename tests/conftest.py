@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=50, help="how many workers the fault suite kills (default 50)")
+    parser.addoption("--million", action="store_true", help="a million events and fifty kills of the service")
     parser.addoption("--outage-seconds", type=float, default=3.0, help="how long Redis hangs there (default 3)")
 
 
