@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # Each module may import those of lower rank (and of its own, where the design says that they are one step).
 AGGREGATOR_RANKS = {
     "errors": 0,
-    "settings": 1, "schema": 1, "buckets": 1, "dimensions": 1, "colors": 1,
+    "retention": 1, "settings": 2, "schema": 1, "buckets": 1, "dimensions": 1, "colors": 1,
     "measures": 2,
     "query": 3, "cubes": 4, "plan": 5, "freshness": 5.5,
     "wording": 4, "ticks": 4.5, "drawing": 1, "look": 0.5, "assets": 2, "rendering": 3, "view": 1, "controls": 5,
@@ -58,6 +58,7 @@ PURE = {
     "event",
     "query",
     "schema",
+    "retention",
     "charts",
     "axes",
     "sparkline",

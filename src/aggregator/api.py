@@ -112,7 +112,8 @@ def router(
         return Response(export.to_json({"accepted": accepted}), 202, media_type="application/json")
 
     def recorded(body: bytes, request: Request, who: Principal) -> int:
-        found = parse_events(body, who, now_us(), request.headers)
+        now = now_us()
+        found = parse_events(body, who, now, request.headers, ingest.earliest_us(now))
         ingest.send(found)
         return len(found)
 

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
@@ -88,17 +89,27 @@ class Service:
         client = self._stack.enter_context(connect(self.redis_url))
         backlog, revocations = Backlog(client), Revocations(self.store)
         tokens = Tokens(settings.secret, settings.previous_secret, revocations)
-        self.ingest = Ingest(client)
+        retention = settings.retention
+        if self.role != "api":
+            self.store.keep(retention)
+        self.ingest = Ingest(client, retention=retention)
         self.consumer = consumer = Consumer(
-            client, self.store, backlog, name=_consumer_name(settings), exclusive=settings.is_embedded_store
+            client,
+            self.store,
+            backlog,
+            name=_consumer_name(settings),
+            exclusive=settings.is_embedded_store,
+            retention=retention,
         )
         live = Live(client, backlog)
         freshness = Freshness(self.store)
-        self.rollup = rollup = Rollup(self.store, freshness)
+        self.rollup = rollup = Rollup(
+            self.store, freshness, sealed_us=lambda: retention.sealed_us(time.time_ns() // 1000)
+        )
         self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
         consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
-            reader=Reader(self.store, backlog.complete_until_us, freshness=freshness),
+            reader=Reader(self.store, backlog.complete_until_us, freshness=freshness, retention=retention),
             ingest=self.ingest,
             tokens=tokens,
             revocations=revocations,

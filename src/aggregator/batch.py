@@ -17,6 +17,9 @@ BATCH_EVENTS = 65_536  # few large inserts, whose fixed costs rule: some 15 MB, 
 BATCH_BYTES = 32 * 1024 * 1024  # of blocks, where events are large
 FUTURE_US = 86_400 * 1_000_000  # a call further ahead than a day is a broken clock, not a call
 
+AHEAD = "starts more than a day in the future"
+SEALED = "starts on a day that is sealed: its calls may have been removed (AGGREGATOR_RETENTION_RAW)"
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
@@ -73,13 +76,13 @@ class Load:
 
 
 class Batch:
-    """`now_us` is the present: what starts too long after it is refused."""
+    """`now_us` is the present: what starts too long after it is refused, and what starts before `earliest_us`."""
 
-    def __init__(self, now_us: int) -> None:
+    def __init__(self, now_us: int, earliest_us: int = 0) -> None:
         self.entries: list[Delivered] = []
         self.letters: list[Letter] = []
         self.load = Load()
-        self._latest_us = now_us + FUTURE_US
+        self._earliest_us, self._latest_us = earliest_us, now_us + FUTURE_US
 
     @property
     def is_full(self) -> bool:
@@ -101,15 +104,20 @@ class Batch:
                 rows, _ = salvaged(entry.fields or {})
             except UsageEventError:
                 continue  # removed meanwhile, or a letter already
-            yield entry.shard, [row for row in rows if row.started_us <= self._latest_us]
+            yield entry.shard, [row for row in rows if self._earliest_us <= row.started_us <= self._latest_us]
 
     def _take(self, shard: int, rows: list[EventRow]) -> None:
         """Raises UsageEventError, and has taken none of them, when one cannot be read."""
-        timely = [row for row in rows if row.started_us <= self._latest_us]
+        earliest_us, latest_us = self._earliest_us, self._latest_us
+        timely = [row for row in rows if earliest_us <= row.started_us <= latest_us]
         self.load.add(timely)
         if len(timely) < len(rows):
-            ahead = [encode_row(row) for row in rows if row.started_us > self._latest_us]
-            self.letters.append(Letter(shard, fields_of(ahead), "starts more than a day in the future"))
+            self._refuse(shard, [row for row in rows if row.started_us > latest_us], AHEAD)
+            self._refuse(shard, [row for row in rows if row.started_us < earliest_us], SEALED)
+
+    def _refuse(self, shard: int, rows: list[EventRow], reason: str) -> None:
+        if rows:
+            self.letters.append(Letter(shard, fields_of([encode_row(row) for row in rows]), reason))
 
     def _salvage(self, shard: int, fields: Fields, error: UsageEventError) -> None:
         """One bad event must not cost its neighbours."""

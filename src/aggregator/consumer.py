@@ -24,6 +24,7 @@ from aggregator.backlog import Backlog
 from aggregator.batch import Batch, Delivered, Letter, Load
 from aggregator.entry import fields_of
 from aggregator.errors import RejectedError, StoreError
+from aggregator.retention import Retention
 from aggregator.totals import CallTotals
 from usage_meter import keys
 from usage_meter.event import EventRow, encode_row
@@ -80,6 +81,7 @@ class Consumer:
         *,
         name: str,
         exclusive: bool = False,
+        retention: Retention | None = None,
     ) -> None:
         self._redis = client
         self._store = store
@@ -92,6 +94,7 @@ class Consumer:
         self._turn = 0
         self._claim_from: dict[int, bytes] = {}  # by shard: where the look for abandoned entries goes on
         self._exclusive = exclusive
+        self._retention = retention or Retention()
         self._claimed_at = float("-inf")
         self._writing: Future[None] | None = None
         self._failures = 0
@@ -142,7 +145,8 @@ class Consumer:
 
     def _gather(self) -> Batch:
         """What waits, up to a full batch."""
-        batch = Batch(time.time_ns() // 1000)
+        now_us = time.time_ns() // 1000
+        batch = Batch(now_us, self._retention.refused_us(now_us))
         while not batch.is_full and (self._delivered or self._fetch()):
             batch.add(self._delivered.popleft())
         return batch

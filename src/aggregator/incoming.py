@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from aggregator.buckets import to_us
+from aggregator.buckets import from_us, to_us
 from aggregator.tokens import Principal
 from usage_meter.event import MAX_TIME_US, Kind, Outcome, UsageEvent, UsageEventError, outcome_of, to_micro
 
@@ -77,11 +77,19 @@ class FieldError(Exception):
         self.message = message
 
 
-def usage_event(one: EventFields, id: str, source: str, time: Time, principal: Principal, now_us: int) -> UsageEvent:
-    """The event of these fields; `id` and `source` together are its key. Raises FieldError."""
+def usage_event(
+    one: EventFields, id: str, source: str, time: Time, principal: Principal, now_us: int, earliest_us: int = 0
+) -> UsageEvent:
+    """The event of these fields; `id` and `source` together are its key. Raises FieldError.
+
+    What began before `earliest_us` is refused: its day is sealed (retention.py).
+    """
     started_us = _instant(time)
     if started_us > now_us + FUTURE_US:
         raise FieldError("time", f"{time} is more than a day in the future")
+    if started_us < earliest_us:
+        first = from_us(earliest_us).date()
+        raise FieldError("time", f"{time} is too late: days before {first} are sealed, as their calls may be removed")
     try:
         credits_micro = to_micro(one.credits)
     except UsageEventError as error:

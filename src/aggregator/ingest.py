@@ -15,6 +15,7 @@ from aggregator.body import UnsupportedBodyError, decoded, fault, invalid, joine
 from aggregator.cloudevents import HEADER, CloudEvent, from_headers
 from aggregator.errors import QueryError
 from aggregator.incoming import FieldError, IncomingEvent, usage_event
+from aggregator.retention import Retention
 from aggregator.tokens import Principal
 from usage_meter import keys
 from usage_meter.event import FORMAT_VERSION, UsageEvent, concatenated, pack
@@ -36,24 +37,24 @@ class Placed(NamedTuple):
 
 
 def parse_events(
-    body: bytes, principal: Principal, now_us: int, headers: Mapping[str, str] = AS_JSON
+    body: bytes, principal: Principal, now_us: int, headers: Mapping[str, str] = AS_JSON, earliest_us: int = 0
 ) -> list[UsageEvent]:
     """The events of a body of that Content-Type. Raises QueryError whose parameter is the place of the first bad one,
     such as `[3].time`, and UnsupportedBodyError.
     """
     read = _reader(headers)
-    return [_made(one, principal, now_us) for one in read(body)]
+    return [_made(one, principal, now_us, earliest_us) for one in read(body)]
 
 
-def _made(placed: Placed, principal: Principal, now_us: int) -> UsageEvent:
+def _made(placed: Placed, principal: Principal, now_us: int, earliest_us: int) -> UsageEvent:
     one = placed.event
     try:
         if isinstance(one, IncomingEvent):
-            return usage_event(one, one.id, one.source, one.time, principal, now_us)
+            return usage_event(one, one.id, one.source, one.time, principal, now_us, earliest_us)
         moment = one.moment()
         if moment is None:
             raise FieldError("time", "is missing: it is what makes a retry harmless, with the id")
-        return usage_event(one.data, one.id, one.source, moment, principal, now_us)
+        return usage_event(one.data, one.id, one.source, moment, principal, now_us, earliest_us)
     except FieldError as error:
         inside = "" if isinstance(one, IncomingEvent) or error.field == "time" else "data."
         raise QueryError([fault(joined(placed.place, f"{inside}{error.field}"), error.message)]) from None
@@ -116,9 +117,14 @@ def _binary(body: bytes, headers: Mapping[str, str]) -> Iterator[Placed]:
 class Ingest:
     """Puts events into the stream that the apps write to."""
 
-    def __init__(self, client: "redis.Redis", shards: int = 1) -> None:
+    def __init__(self, client: "redis.Redis", shards: int = 1, retention: Retention | None = None) -> None:
         self._redis = client
         self._shards = shards
+        self._retention = retention or Retention()
+
+    def earliest_us(self, now_us: int) -> int:
+        """What began before this moment must be refused; 0 when nothing must."""
+        return self._retention.refused_us(now_us)
 
     def send(self, events: list[UsageEvent]) -> None:
         """Returns when Redis has them all. Raises redis.RedisError: then the sender tries again, which is harmless."""

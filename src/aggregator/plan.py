@@ -94,6 +94,13 @@ class Plan:
     kept: KeptPeak | None
     versions: Mapping[Level, Versions]
 
+    def read(self) -> Iterable[Segment]:
+        """The segments that the statements read."""
+        if any(name not in CONCURRENCY for name in self.query.metrics):
+            yield from self.segments
+        if _asks_concurrency(self.query):
+            yield from self.peaks
+
 
 def plan(query: UsageQuery, known: Known) -> Plan:
     bounds = query.bounds()

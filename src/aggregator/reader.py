@@ -1,16 +1,18 @@
 """Answers questions: runs a query's statements on the store and hands the rows back to the query."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aggregator import request_file, usage_file
-from aggregator.buckets import DAY_US
-from aggregator.errors import NotFoundError
+from aggregator.buckets import DAY_US, from_us
+from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV, Format
 from aggregator.freshness import Freshness
 from aggregator.labels import Labels
 from aggregator.plan import (
     CALLS_DAYS,
+    Plan,
     concurrency_statement,
     plan,
     top_statement,
@@ -27,6 +29,7 @@ from aggregator.request_log import (
     requests_answer,
     requests_statement,
 )
+from aggregator.retention import Retention
 from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, slices
 from aggregator.store import Store
 
@@ -40,11 +43,13 @@ class Reader:
         complete_until: Callable[[], int],
         labels: Labels | None = None,
         freshness: Freshness | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._store = store
         self._freshness = freshness or Freshness(store)
         self._labels = labels or Labels(store)
         self._complete_until = complete_until
+        self._retention = retention or Retention()
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
@@ -53,11 +58,23 @@ class Reader:
         top = self._store.select(ranking) if ranking else []
         if len(top) == query.top and query.end_us - query.start_us <= CALLS_DAYS * DAY_US:
             planned = without_kept_peaks(planned)
+        self._check_kept(planned)
         statement, concurrency = usage_statement(planned, top), concurrency_statement(planned, top)
         rows = self._store.select(statement) if statement else []
         peaks = self._store.select(concurrency) if concurrency else []
         answer = usage_answer(query, rows, peaks, complete_until_us, peak_of_other=planned.kept is None)
         return named(answer, self._labels.of(query.audience.workspace, query.breakdown))
+
+    def _check_kept(self, planned: Plan) -> None:
+        """Raises QueryError where the answer would be made from what may have been removed: it would be too small."""
+        now_us = time.time_ns() // 1000
+        for one in planned.read():
+            removed_us = self._retention.removed_us(one.level.table if one.level else "events", now_us)
+            if one.start_us < removed_us:
+                kept = f"by {one.level.name}" if one.level else "as single calls"
+                since = f"{from_us(removed_us):%Y-%m-%d}"
+                fault = f"this is kept {kept}, and that only since {since}: begin there, or ask more coarsely"
+                raise QueryError([Problem("start", fault)])
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
         return requests_answer(query, self._store.select(requests_statement(query)))

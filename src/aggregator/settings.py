@@ -5,6 +5,7 @@ from it. A secret is never part of a repr or of `config`'s output.
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from aggregator.errors import SettingsError
 from aggregator.look import Look
+from aggregator.retention import Retention
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -67,6 +69,13 @@ class Settings:
         "", "Origins that may show the pages in a frame, divided by spaces, such as `https://app.example.com`."
     )
     trace_url: str = _setting("", "Where a call's trace is seen: `https://traces.example.com/trace/{trace_id}`.")
+    retention_raw: int | None = _setting(
+        None, "Days for which single calls are kept, such as `90` or `90d`; unset keeps them for ever."
+    )
+    retention_15m: int | None = _setting(None, "The same for the rollups by quarters of an hour.")
+    retention_hourly: int | None = _setting(None, "The same for those by hours.")
+    retention_daily: int | None = _setting(None, "The same for those by days.")
+    retention_monthly: int | None = _setting(None, "The same for those by months.")
 
     def __post_init__(self) -> None:
         _check_url(
@@ -87,7 +96,7 @@ class Settings:
                 f"{PREFIX}HOST is {self.host}, and {PREFIX}SECRET is not set: without a secret everybody who reaches "
                 "the service is an operator, so it listens on 127.0.0.1 only; set a secret of at least 32 characters"
             )
-        _ = self.look  # which checks itself
+        _ = self.look, self.retention  # which check themselves
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> "Settings":
@@ -100,6 +109,17 @@ class Settings:
         if self.is_embedded_store:
             return Path(urlsplit(self.store_url).path)
         return Path.cwd() / "usage-data"
+
+    @property
+    def retention(self) -> Retention:
+        """How long each table keeps what it has. Raises SettingsError."""
+        return Retention(
+            raw=self.retention_raw,
+            quarter_hourly=self.retention_15m,
+            hourly=self.retention_hourly,
+            daily=self.retention_daily,
+            monthly=self.retention_monthly,
+        )
 
     @property
     def look(self) -> Look:
@@ -142,6 +162,10 @@ def displayed(settings: "DataclassInstance", name: str) -> str:
 
 
 def _parsed(variable: str, text: str, type: Any) -> Any:
+    if type == int | None:
+        if not re.fullmatch(r"[0-9]{1,6}d?", text):
+            raise SettingsError(f"{variable} is '{text}': must be a number of days, such as 90 or 90d")
+        return int(text.rstrip("d"))
     if type is not int:
         return text
     try:

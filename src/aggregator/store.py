@@ -29,6 +29,7 @@ from aggregator.errors import BusyError, RejectedError, StoreError
 from aggregator.formats import Format
 from aggregator.pipe import Pipe
 from aggregator.query import Statement
+from aggregator.retention import ENGINES, Retention
 from aggregator.rows import Rows
 from aggregator.settings import without_password
 from usage_meter.event import UsageEvent, concatenated, decode_rows
@@ -123,6 +124,12 @@ class Store:
         """A statement that changes tables by what is in them; done when it returns."""
         with self._client() as client:
             client.command(statement.sql, parameters=statement.parameters, settings=_SETTINGS | dict(settings))
+
+    def keep(self, retention: Retention) -> None:
+        """Have the tables remove what is older from now on; the engine does it by itself, within hours."""
+        engines = {str(name): str(engine) for name, engine in self.select(Statement(ENGINES, {}))}
+        for statement in retention.statements(engines):
+            self.execute(Statement(statement, {}), {})
 
     def stream(self, statements: Iterable[Statement], format: Format) -> Iterator[bytes]:
         """What the engine writes for the statements, one behind the other: pieces, in flat memory.

@@ -1,6 +1,7 @@
 """A service for tests: the real application over a real store, without a network port unless one is asked for."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from aggregator.live import Live
 from aggregator.look import Look
 from aggregator.metrics import Metrics
 from aggregator.reader import Reader
+from aggregator.retention import Retention
 from aggregator.revocations import Revocations
 from aggregator.rollup import Rollup
 from aggregator.store import Store
@@ -32,20 +34,33 @@ class TestedService:
 
     __test__ = False
 
-    def __init__(self, store: Store, client: "redis.Redis", secret: str = SECRET, look: Look | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        client: "redis.Redis",
+        secret: str = SECRET,
+        look: Look | None = None,
+        retention: Retention | None = None,
+    ) -> None:
         self.store = store
         self.revocations = Revocations(store)
         self.tokens = Tokens(secret, revoked=self.revocations)
         self.backlog = backlog = Backlog(client)
-        self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True)
+        self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True, retention=retention)
         live = Live(client, backlog)
         self.freshness = Freshness(store)
-        self.rollup = Rollup(store, self.freshness, margin_seconds=0, grace_seconds=0)  # nothing else inserts meanwhile
+        self.rollup = Rollup(
+            store,
+            self.freshness,
+            margin_seconds=0,
+            grace_seconds=0,
+            sealed_us=lambda: (retention or Retention()).sealed_us(time.time_ns() // 1000),
+        )  # nothing else inserts meanwhile
         self.metrics = Metrics(backlog, live, self.consumer.statistics, self.rollup.statistics)
         self.consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
-            reader=Reader(store, backlog.complete_until_us, freshness=self.freshness),
-            ingest=Ingest(client),
+            reader=Reader(store, backlog.complete_until_us, freshness=self.freshness, retention=retention),
+            ingest=Ingest(client, retention=retention),
             tokens=self.tokens,
             revocations=self.revocations,
             metrics=self.metrics,

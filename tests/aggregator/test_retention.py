@@ -1,0 +1,130 @@
+"""How long things are kept: what is removed, what then still answers, and what comes too late for it."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from aggregator.errors import SettingsError
+from aggregator.query import Statement
+from aggregator.retention import ENGINES, Retention
+from aggregator.settings import Settings
+from aggregator.store import Store
+from aggregator.tokens import OPERATOR
+from tests.aggregator.events import call, entry, events_in
+from tests.aggregator.service import TestedService
+from usage_meter import keys
+
+NOW = datetime.now(UTC)
+TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+OLD = TODAY - timedelta(days=40, hours=-5)
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Iterator[Store]:
+    """Not the shared one: rules of removal stay with the tables."""
+    with Store(f"chdb://{tmp_path}") as store:
+        yield store
+
+
+def rules(store: Store) -> dict[str, str]:
+    found = store.select(Statement("SELECT name, engine_full FROM system.tables WHERE engine_full LIKE '% TTL %'", {}))
+    return {name: engine.partition(" TTL ")[2].partition(" SETTINGS ")[0] for name, engine in found}
+
+
+def test_settings_are_days_and_unset_keeps_for_ever() -> None:
+    settings = Settings.from_env({"AGGREGATOR_RETENTION_RAW": "30", "AGGREGATOR_RETENTION_15M": "90d"})
+
+    assert settings.retention == Retention(raw=30, quarter_hourly=90)
+    assert Settings.from_env({}).retention == Retention()
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"RAW": "a month"}, "AGGREGATOR_RETENTION_RAW is 'a month': must be a number of days, such as 90 or 90d"),
+        ({"RAW": "1"}, "AGGREGATOR_RETENTION_RAW is 1: must be 2 to 36500 days, or unset for ever"),
+        ({"RAW": "9", "15M": "9", "HOURLY": "9", "DAILY": "9"}, "AGGREGATOR_RETENTION_DAILY is 9: must be 33 to"),
+        ({"RAW": "30", "15M": "20"}, "AGGREGATOR_RETENTION_15M is 20 days, and AGGREGATOR_RETENTION_RAW 30 days"),
+        ({"15M": "90"}, "so set AGGREGATOR_RETENTION_RAW to at most 90, or AGGREGATOR_RETENTION_15M higher"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_clear_sentence(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_env({f"AGGREGATOR_RETENTION_{name}": value for name, value in environ.items()})
+
+
+def test_a_setting_is_in_force_until_it_is_removed(own_store: Store) -> None:
+    own_store.keep(Retention(raw=30, quarter_hourly=90, hourly=400))
+    assert rules(own_store) == {
+        "events": "toStartOfDay(started) + toIntervalDay(31)",
+        "usage_15m": "toStartOfDay(bucket) + toIntervalDay(91)",
+        "peaks_15m": "toStartOfDay(bucket) + toIntervalDay(91)",
+        "usage_1h": "toStartOfDay(bucket) + toIntervalDay(401)",
+    }
+    engines = {str(name): str(engine) for name, engine in own_store.select(Statement(ENGINES, {}))}
+    assert not list(Retention(raw=30, quarter_hourly=90, hourly=400).statements(engines)), "nothing is to be done again"
+
+    own_store.keep(Retention(raw=60))
+    assert rules(own_store) == {"events": "toStartOfDay(started) + toIntervalDay(61)"}
+
+    own_store.keep(Retention())
+    assert rules(own_store) == {}
+
+
+def test_calls_are_removed_by_days_and_the_rollups_still_answer(own_store: Store, redis_client: "redis.Redis") -> None:
+    retention = Retention(raw=30)
+    own_store.insert([call(OLD, credits=5), call(TODAY - timedelta(days=30), credits=7), call(NOW, credits=9)])
+    service = TestedService(own_store, redis_client, retention=retention)
+    while TestedService(own_store, redis_client).rollup.step():  # as it did before the day was sealed
+        pass
+
+    own_store.keep(retention)
+    own_store.select(Statement("OPTIMIZE TABLE events FINAL", {}))
+
+    found = own_store.select(Statement("SELECT toInt32(credits) FROM events FINAL ORDER BY started", {}))
+    assert found == [(7,), (9,)]
+    asked: dict[str, Any] = {"start": f"{OLD:%Y-%m-%d}", "metric": "credits", "interval": "total"}
+    assert service.get("/v1/usage", **asked)["series"][0]["total"] == 21
+    while service.rollup.step():
+        pass
+    assert service.get("/v1/usage", **asked)["series"][0]["total"] == 21, "a sealed bucket was computed anew"
+    assert service.get("/v1/usage", **asked, tz="Asia/Kolkata")["series"][0]["total"] == 21
+    refused = service.http.get("/v1/usage", params={**asked, "region": "eu"}, headers=service.headers(OPERATOR))
+    assert refused.status_code == 422
+    first = TODAY - timedelta(days=30)
+    assert f"this is kept as single calls, and that only since {first:%Y-%m-%d}: begin there" in refused.text
+
+
+def test_a_call_for_a_sealed_day_is_refused_with_the_reason(own_store: Store, redis_client: "redis.Redis") -> None:
+    service = TestedService(own_store, redis_client, retention=Retention(raw=30))
+    late, timely = call(OLD), call(TODAY - timedelta(days=29))
+    redis_client.xadd(keys.events(0), entry(late, timely))
+    body = [{"id": "late", "time": OLD.isoformat(), "workspace": "acme"}]
+
+    answer = service.http.post("/v1/events", json=body, headers=service.headers(OPERATOR))
+    service.drain()
+
+    assert answer.status_code == 422
+    assert "is too late: days before " in answer.text
+    assert "[0].time" in answer.text or '"time"' in answer.text
+    assert own_store.select(Statement("SELECT id FROM events FINAL", {})) == [(timely.id,)]
+    found: Any = redis_client.xrange(keys.dead(0))
+    ((_, letter),) = found
+    assert letter[b"reason"].startswith(b"starts on a day that is sealed")
+    assert events_in(letter) == [late]
+    assert service.consumer.statistics.dead == 1
+
+
+def test_calls_are_refused_some_hours_before_their_day_is_sealed() -> None:
+    """So that what was accepted in time is stored, and in the rollups, when it is."""
+    retention, day_us = Retention(raw=30), 86_400_000_000
+    for hour in range(24):
+        now_us = time.time_ns() // 1000 // day_us * day_us + hour * day_us // 24
+        assert retention.refused_us(now_us) == retention.sealed_us(now_us) + (day_us if hour >= 18 else 0)
+        assert retention.sealed_us(now_us) % day_us == 0
+    assert Retention().refused_us(now_us) == 0
