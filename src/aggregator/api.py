@@ -77,6 +77,10 @@ def router(
         format, layout = wanted(request), request.query_params.get("layout") or "long"
         if format not in (None, CSV) and layout != "long":
             raise QueryError([Problem("layout", "is the CSV's: a file of typed columns is always long")])
+        if format is not None and query.compare:
+            raise QueryError(
+                [Problem("compare", "is not in files: ask for JSON, or for the period before by its own dates")]
+            )
         answer = reader.usage(query)
         tag = usage_tag(answer, format, layout)
         if format is None:

@@ -29,21 +29,35 @@ def to_json(value: object) -> bytes:
 
 
 def usage_document(answer: UsageAnswer) -> dict[str, object]:
-    """The body of `GET /v1/usage`."""
+    """The body of `GET /v1/usage`; `previous` only where it was asked for (null where it would begin before 1970)."""
     query = answer.query
-    return {
+    document = {
         "start": iso(query.start_us, query),
         "end": iso(query.end_us, query),
         "timezone": query.zone_name,
         "interval": query.interval,
         "metrics": query.metrics,
         "breakdown": query.breakdown,
-        "buckets": [iso(bound, query) for bound in answer.bounds],
+        **_series_document(answer),
+        "complete_until": iso(answer.complete_until_us, query),
+    }
+    if query.compare:
+        before = answer.previous
+        document["previous"] = before and {
+            "start": iso(before.query.start_us, query),
+            "end": iso(before.query.end_us, query),
+            **_series_document(before),
+        }
+    return document
+
+
+def _series_document(answer: UsageAnswer) -> dict[str, object]:
+    return {
+        "buckets": [iso(bound, answer.query) for bound in answer.bounds],
         "series": [
             {"metric": one.metric, "key": one.key, "label": one.label, "values": one.values, "total": one.total}
             for one in answer.series
         ],
-        "complete_until": iso(answer.complete_until_us, query),
     }
 
 

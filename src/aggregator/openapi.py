@@ -10,7 +10,7 @@ from aggregator.dimensions import DIMENSIONS
 from aggregator.formats import ARROW, CSV, FORMATS, PARQUET
 from aggregator.ingest import CLOUD_EVENT, CLOUD_EVENTS, JSON, LINES
 from aggregator.measures import METRICS
-from aggregator.parameters import DEFAULT_RANGE, LAYOUTS, MAX_TOP
+from aggregator.parameters import COMPARISONS, DEFAULT_RANGE, LAYOUTS, MAX_TOP
 from aggregator.request_log import MAX_LIMIT
 from aggregator.schemas import TEXT, TEXTS, Schema
 
@@ -52,6 +52,12 @@ _USAGE_PARAMETERS = [
     parameter("interval", "Size of the buckets, by the calendar of `tz`.", choice(tuple(INTERVALS), "day"), "day"),
     parameter("breakdown", "Up to two dimensions, or `attribute.NAME`: one series per value.", TEXTS, ["voice"]),
     parameter("cumulative", "Running sums over the range.", choice(("true", "false"), "false"), "false"),
+    parameter(
+        "compare",
+        "`previous`: the period before beside it, with the same series. Not in files.",
+        choice(COMPARISONS, "none"),
+        "none",
+    ),
     parameter("top", "Series to show; all others are one, `__other__`.", {**_LIMITED, "default": 20}),
     *_RANGE,
     *FILTERS,

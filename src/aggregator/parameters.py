@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from aggregator.buckets import INTERVALS, Interval, floor_us, from_us, midnight_us, to_us
+from aggregator.cubes import PEAK_DIMENSIONS
 from aggregator.dimensions import (
     ATTRIBUTE,
     DIMENSIONS,
@@ -21,6 +22,7 @@ from aggregator.dimensions import (
 )
 from aggregator.errors import Problem, QueryError
 from aggregator.measures import METRICS, is_additive, is_metric
+from aggregator.plan import CALLS_DAYS, is_too_long
 from aggregator.query import MAX_BUCKETS, UsageQuery
 from aggregator.request_log import MAX_LIMIT, Cursor, RequestsQuery
 from aggregator.tokens import Principal, Scope
@@ -31,8 +33,9 @@ MAX_TOP = 1000  # series in one answer
 MAX_METRICS = 20
 MAX_VALUES = 1000  # of one filter: a longer list is a join, not a filter
 DEFAULT_RANGE = "30d"
+COMPARISONS = ("none", "previous")
 
-USAGE_PARAMETERS = ("metric", "interval", "breakdown", "cumulative", "top", "layout")
+USAGE_PARAMETERS = ("metric", "interval", "breakdown", "cumulative", "compare", "top", "layout")
 LAYOUTS = ("long", "wide")
 RANGE_PARAMETERS = ("start", "end", "last", "tz", "scope")
 LOG_PARAMETERS = ("q", "min_latency", "limit", "cursor", "order")
@@ -115,6 +118,7 @@ def usage_query(items: Items, principal: Principal, now_us: int) -> UsageQuery:
         for name in metrics:
             if not is_additive(name):
                 parameters.wrong("cumulative", f"'{name}' does not add up over time: cumulative takes {_additive()}")
+    compare = parameters.choice("compare", COMPARISONS, "none") == "previous"
     top = parameters.number("top", 20, 1, MAX_TOP)
     filters, scope = _filters(parameters, principal, breakdown), _scope(parameters)
     query = UsageQuery(
@@ -129,13 +133,24 @@ def usage_query(items: Items, principal: Principal, now_us: int) -> UsageQuery:
         filters=filters,
         audience=principal.audience(scope),
         top=top,
+        compare=compare,
     )
+    _check_concurrency(parameters, query)
     if not parameters.problems and len(query.bounds()) > MAX_BUCKETS:
         parameters.wrong(
             "interval", f"'{interval}' makes more than {MAX_BUCKETS} buckets of this range: take a longer one"
         )
     parameters.finish()
     return query
+
+
+def _check_concurrency(parameters: QueryString, query: UsageQuery) -> None:
+    if is_too_long(query):
+        parameters.wrong(
+            "metric",
+            f"concurrency over more than {CALLS_DAYS} days is kept of a workspace and of each of its "
+            f"{', '.join(PEAK_DIMENSIONS)}: ask for one of these, without another filter, or for a shorter range",
+        )
 
 
 def requests_query(items: Items, principal: Principal, now_us: int) -> RequestsQuery:

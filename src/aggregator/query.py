@@ -5,10 +5,10 @@ The buckets are computed here from the zone's rules; the store only assigns call
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from typing import Any, NamedTuple
 
-from aggregator.buckets import Interval, boundaries, stepped
+from aggregator.buckets import Interval, boundaries, from_us, stepped, to_us
 from aggregator.dimensions import Binder, Condition, Parameters
 from aggregator.measures import CONCURRENCY, Component, Metric, Number, is_additive, metric
 
@@ -53,6 +53,22 @@ class UsageQuery:
     top: int = 20
     step_seconds: int | None = None
     """Buckets of another size than `interval`, which is then a finer one: see `buckets.stepped`."""
+    compare: bool = False
+    """Answer the previous period beside it."""
+
+    def previous(self) -> "UsageQuery | None":
+        """The same question of the period before, as long by the zone's clock: the week before, or the day, also where
+        the clocks change; before whole months as many months. None where that would begin before 1970.
+        """
+        start, end = (from_us(edge, self.zone).replace(tzinfo=None) for edge in (self.start_us, self.end_us))
+        months = (end.year - start.year) * 12 + end.month - start.month
+        if months and all(edge == datetime(edge.year, edge.month, 1) for edge in (start, end)):  # noqa: DTZ001  # local
+            index = start.year * 12 + start.month - 1 - months
+            before = datetime(index // 12, index % 12 + 1, 1)  # noqa: DTZ001  # local
+        else:
+            before = start - (end - start)
+        start_us = min(to_us(before.replace(tzinfo=self.zone)), self.start_us - 1)
+        return replace(self, start_us=start_us, end_us=self.start_us, compare=False) if start_us >= 0 else None
 
     def bounds(self) -> list[int]:
         """The starts of the buckets: never more than MAX_BUCKETS + 1 of them, so that a check is cheap."""
@@ -94,6 +110,10 @@ class UsageAnswer:
     bounds: list[int]
     series: list[Series]
     complete_until_us: int
+    previous: "UsageAnswer | None" = None
+    """With `compare`: the period before (`UsageQuery.previous`), in buckets of its own, of which there may be another
+    number (February before March). Its series have the keys of this answer's, and OTHER for all that is beyond them.
+    """
 
 
 def conditions(audience: Audience, filters: Iterable[Condition], bind: Binder) -> list[str]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aggregator import request_file, usage_file
@@ -13,6 +14,7 @@ from aggregator.labels import Labels
 from aggregator.plan import (
     CALLS_DAYS,
     Plan,
+    Top,
     concurrency_statement,
     plan,
     top_statement,
@@ -56,6 +58,15 @@ class Reader:
         planned = self._freshness.ask(lambda known: plan(query, known))
         ranking = top_statement(planned)
         top = self._store.select(ranking) if ranking else []
+        answer = self._answer(planned, top, complete_until_us)
+        before = query.previous() if query.compare else None
+        if before:
+            planned = self._freshness.ask(lambda known: plan(before, known))
+            answer = replace(answer, previous=self._answer(planned, top, complete_until_us))
+        return answer
+
+    def _answer(self, planned: Plan, top: Top, complete_until_us: int) -> UsageAnswer:
+        query = planned.query
         if len(top) == query.top and query.end_us - query.start_us <= CALLS_DAYS * DAY_US:
             planned = without_kept_peaks(planned)
         self._check_kept(planned)

@@ -24,6 +24,10 @@ def fields(**properties: Schema) -> Schema:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
+def and_perhaps(optional: dict[str, Schema], **properties: Schema) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties | optional}
+
+
 def list_of(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
@@ -32,24 +36,30 @@ def example(schema: Schema, value: object) -> Schema:
     return {**schema, "example": value}
 
 
+_SERIES: dict[str, Schema] = {
+    "buckets": list_of(MOMENT),
+    "series": list_of(
+        fields(
+            metric=TEXT,
+            key={"type": "object", "additionalProperties": TEXT},
+            label=TEXT,
+            values=list_of(NUMBER),
+            total=NUMBER,
+        )
+    ),
+}
+_PREVIOUS = fields(start=MOMENT, end=MOMENT, **_SERIES)
+"""With `compare=previous`; null where that would begin before 1970."""
 USAGE = example(
-    fields(
+    and_perhaps(
+        {"previous": {"anyOf": [_PREVIOUS, {"type": "null"}]}},
         start=MOMENT,
         end=MOMENT,
         timezone=TEXT,
         interval={"type": "string", "enum": list(INTERVALS)},
         metrics=TEXTS,
         breakdown=TEXTS,
-        buckets=list_of(MOMENT),
-        series=list_of(
-            fields(
-                metric=TEXT,
-                key={"type": "object", "additionalProperties": TEXT},
-                label=TEXT,
-                values=list_of(NUMBER),
-                total=NUMBER,
-            )
-        ),
+        **_SERIES,
         complete_until=MOMENT,
     ),
     {

@@ -16,7 +16,7 @@ LAYOUT = ("compact", "theme")
 """How all pages look: kept wherever one goes."""
 SHOWN_ONLY = (*LAYOUT, "chart", "scale", "sort", "past", "panel", "width", "pick", "find")
 """Parameters of the page that are not the API's: they change how numbers are shown, never which."""
-USAGE_ONLY = ("metric", "interval", "breakdown", "cumulative", "top", "layout")
+USAGE_ONLY = ("metric", "interval", "breakdown", "cumulative", "compare", "top", "layout")
 LOG_ONLY = ("q", "min_latency", "limit", "cursor", "order")
 RANGE_ONLY = ("start", "end", "last")
 _OF_ONE_PAGE = {*USAGE_ONLY, *LOG_ONLY, *SHOWN_ONLY} - set(LAYOUT)

@@ -26,6 +26,7 @@ from aggregator.measures import METRICS
 from aggregator.rollup import Rollup
 from aggregator.store import Store
 from tests.aggregator import oracle
+from tests.aggregator.crashing import CrashedError, Crashing
 from tests.aggregator.oracle import QUARTER_US, Condition, Question
 from tests.aggregator.service import TestedService
 from tests.conftest import RedisServer
@@ -192,32 +193,6 @@ def check(service: TestedService, events: list[UsageEvent], question: Question) 
     for name, (values, total) in expected.series.items():
         assert found[name][0] == values, name
         assert found[name][1] == total, (name, "total")
-
-
-class CrashedError(Exception):
-    pass
-
-
-class Crashing:
-    """A store on which a rollup dies at its `left`-th write: before it, or after it and before anything else."""
-
-    def __init__(self, store: Store, left: int) -> None:
-        self.select = store.select
-        self._store = store
-        self._left = left
-
-    def execute(self, *arguments: Any) -> None:
-        self._count()
-        self._store.execute(*arguments)
-
-    def write(self, *arguments: Any) -> None:
-        self._count()
-        self._store.write(*arguments)
-
-    def _count(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise CrashedError
 
 
 class Life:
