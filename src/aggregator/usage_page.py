@@ -1,14 +1,15 @@
 """The Usage page as data: what its template shows of a view and its answers. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from aggregator import charts
 from aggregator.buckets import HOUR_US, Interval, floor_us
 from aggregator.dimensions import QUANTITY
 from aggregator.figure import Cell, Entry, cell, narrowed
-from aggregator.measures import Number, is_additive
+from aggregator.measures import Number, exact, is_additive
 from aggregator.query import Series, UsageAnswer, UsageQuery
 from aggregator.sparkline import sparkline
 from aggregator.view import View
@@ -125,13 +126,31 @@ def before(query: UsageQuery) -> UsageQuery | None:
     return replace(query, start_us=query.start_us - span, end_us=query.start_us, interval="total", cumulative=False)
 
 
+def holds(query: UsageQuery, part: UsageQuery | None) -> bool:
+    """Whether the buckets of a query, without its breakdown, add up to a total over its last part."""
+    if part is None or query.cumulative or query.end_us != part.end_us:
+        return False
+    return _add_up_exactly(query.metrics) and part.start_us in query.bounds()
+
+
+def last_part(answer: UsageAnswer, part: UsageQuery) -> UsageAnswer:
+    """The total over its last part, from the buckets of an answer that `holds` it and has no breakdown."""
+    first = answer.bounds.index(part.start_us)
+    totals = {one.metric: _added(one.values[first:]) for one in answer.series}
+    series = [Series(name, {}, [totals[name]], totals[name]) for name in part.metrics]
+    return replace(answer, query=part, bounds=[part.start_us], series=series)
+
+
+def _add_up_exactly(metrics: Sequence[str]) -> bool:
+    return all(is_additive(name) and not name.startswith(QUANTITY) for name in metrics)
+
+
 def adds_up(query: UsageQuery) -> bool:
     """Whether the series of its breakdown make the whole; else only the store knows that.
 
     Averages and peaks do not add up, a user in two groups would count twice, and floats would round in another order.
     """
-    exact = all(is_additive(name) and not name.startswith(QUANTITY) for name in query.metrics)
-    return not query.breakdown or (exact and "group" not in query.breakdown)
+    return not query.breakdown or (_add_up_exactly(query.metrics) and "group" not in query.breakdown)
 
 
 def added_up(answer: UsageAnswer) -> UsageAnswer:
@@ -146,8 +165,14 @@ def added_up(answer: UsageAnswer) -> UsageAnswer:
 
 
 def _sum(series: Sequence[Series], metric: str, count: int) -> Series:
-    values: list[Number | None] = [sum(one.values[i] or 0 for one in series) for i in range(count)]
-    return Series(metric, {}, values, sum(one.total or 0 for one in series))
+    values: list[Number | None] = [_added(one.values[i] for one in series) for i in range(count)]
+    return Series(metric, {}, values, _added(one.total for one in series))
+
+
+def _added(numbers: Iterable[Number | None]) -> Number:
+    """As the API prints a sum: without the zeros that decimals of different lengths leave behind."""
+    found = sum(number or 0 for number in numbers)
+    return exact(found) if isinstance(found, Decimal) else found
 
 
 def is_empty(answer: UsageAnswer) -> bool:

@@ -38,6 +38,8 @@ class UsageTab:
         before = usage_page.before(query)
         metric = query.metrics[0]
         adds_up = usage_page.adds_up(query)
+        month = tile.month_to_date(query, metric, asked.now_us)
+        held = usage_page.holds(query, month)
         (answer, requests), (totals, old, old_total, of_month) = self._frame.at_once(
             query,
             usage_page.requests_query(query, past, asked.now_us),
@@ -45,11 +47,12 @@ class UsageTab:
                 None if adds_up else replace(query, breakdown=()),
                 before,
                 None if adds_up or not before else replace(before, breakdown=()),
-                tile.month_to_date(query, metric, asked.now_us),
+                None if held else month,
             ],
         )
         totals = totals or usage_page.added_up(answer)
         old_total = old_total or (usage_page.added_up(old) if old else None)
+        of_month = usage_page.last_part(totals, month) if held and month else of_month
         limit = self._frame.limit(asked)
         context = self._controls(asked, query) | {
             "empty": self._frame.emptiness(asked, answer),

@@ -388,3 +388,15 @@ def test_the_log_shows_a_call_by_its_names(site: Site) -> None:
 
     assert '<td title="v1">Rachel &lt;3</td>' in site.get("/requests").text
     assert "Rachel &lt;3</a>" in site.get("/requests/r1").text
+
+
+@pytest.mark.parametrize("query", ["", "&breakdown=voice", "&interval=hour", "&metric=requests", "&metric=errors"])
+def test_the_month_to_date_is_the_same_whether_the_range_holds_it_or_not(site: Site, query: str) -> None:
+    some_calls(site.store)
+
+    def month(last: str) -> str:
+        html = site.get(f"/usage?last={last}&tz=Europe/Berlin{query}").text
+        return html.split("Month to date</span>")[1].split("<span")[0]
+
+    assert month("30d") == month("24h")
+    assert re.search(r"[1-9]", month("30d"))
