@@ -181,3 +181,9 @@ def test_the_middleware_brings_in_nothing_beyond_redis_and_msgspec() -> None:
     found = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
     beyond = {name for name in found.stdout.split() if name not in sys.stdlib_module_names}
     assert beyond <= {"usage_meter", "redis", "msgspec", "backports"}  # the last is zstd, where it is installed
+
+
+def test_a_command_does_not_wait_for_what_only_a_service_needs() -> None:
+    script = "import sys; import aggregator.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"fastapi", "uvicorn", "clickhouse_connect", "vl_convert", "jinja2"} & set(found.stdout.split())

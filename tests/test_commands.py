@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,11 @@ def test_a_token_that_would_not_work_is_not_made(arguments: list[str], hint: str
 
     assert found.returncode == 2
     assert hint in found.stderr
+
+
+def test_a_misspelt_setting_is_pointed_out() -> None:
+    assert run("config", AGGREGATOR_PROT="8081").stderr == "AGGREGATOR_PROT is set, and there is no such setting\n"
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout.strip() == version("usage-meter")

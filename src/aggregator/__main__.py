@@ -8,6 +8,8 @@ def main() -> None:
         from aggregator.cli import app
     except ImportError as error:
         sys.exit(f"usage-meter's service needs more than the middleware ({error}): pip install 'usage-meter[embedded]'")
+    except KeyboardInterrupt:
+        sys.exit(130)
     app()
 
 

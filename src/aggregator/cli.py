@@ -5,6 +5,7 @@ A module that takes a second to import is imported in the command that needs it:
 
 import os
 from enum import StrEnum
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -13,13 +14,12 @@ from rich.table import Table
 from aggregator import dead_command, import_command, query_command, tail_command, token_command
 from aggregator.client import ClientSettings
 from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
-from aggregator.terminal import console, friendly
+from aggregator.terminal import console, errors, friendly
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Exact usage analytics for any API.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -34,6 +34,19 @@ RedisUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_REDIS_
 StoreUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_STORE_URL.")]
 Host = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_HOST.")]
 Port = Annotated[int | None, typer.Option(help="Instead of AGGREGATOR_PORT; 0 takes any free one.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(version("usage-meter"))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Exact usage analytics for any API."""
 
 
 @app.command()
@@ -76,11 +89,15 @@ def demo(port: Port = None, store_url: StoreUrl = None) -> None:
 def config() -> None:
     """Print every setting, its value and where it came from."""
     with friendly():
+        known: set[str] = set()
         table = Table("setting", "value", "from", box=None, pad_edge=False)
         for settings in (Settings.from_env(os.environ), ClientSettings.from_env(os.environ)):
             for name, (_, origin) in explained(os.environ, type(settings)).items():
                 table.add_row(PREFIX + name.upper(), displayed(settings, name), origin)
+                known.add(PREFIX + name.upper())
         console.print(table, soft_wrap=True)
+        for name in sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+            errors.print(f"{name} is set, and there is no such setting", markup=False, soft_wrap=True)
 
 
 app.command("query")(query_command.query)

@@ -13,10 +13,10 @@ import msgspec
 
 from aggregator.dimensions import ATTRIBUTE, QUANTITY
 from aggregator.incoming import IncomingEvent
-from aggregator.request_file import NAMED
 
 _UNIX = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
-_DISPLAY_NAMES = {f"{name}_name" for name in NAMED}  # of our own export: labels, which are no part of a call
+_DISPLAY_NAMES = {f"{name}_name" for name in IncomingEvent.__struct_fields__}
+"""Labels, which our own export has behind its columns: they are no part of a call."""
 _DEFUSED = re.compile(r"'[=+\-@\t\r]")  # see request_file.py
 
 
