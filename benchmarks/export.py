@@ -1,0 +1,207 @@
+"""The Request Log's CSV through HTTP, beside DuckDB's COPY and Python's csv module on the same rows.
+
+    python -m benchmarks.export [--rows 1000000] [--rounds 3]
+
+Ours is the whole way: question, engine, HTTP on loopback, read to its end. DuckDB writes a table of its own, sorted
+alike, into a file; csv.writer is given finished Python tuples and writes into memory. The service runs in a process of
+its own that has answered one short export before; its growth is the highest resident memory during the export less
+that before it. Each round runs everything once; the table shows the best round.
+"""
+
+import argparse
+import csv
+import io
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import httpx
+import msgspec
+import psutil
+
+from aggregator.store import Store
+from benchmarks.recorder import calls
+from tests.conftest import RedisServer
+from usage_meter.event import new_id
+
+BAR_ROWS, BAR_GROWTH_MB = 800_000, 50
+CHUNK = 100_000
+CSV_ROWS = 200_000  # enough for the csv module's rate, which does not depend on their number
+DAY_US = 86_400 * 1_000_000
+START_US = 1_767_225_600 * 1_000_000  # 2026-01-01
+RANGE = "start=2026-01-01&end=2026-01-01"
+
+
+def fill(directory: Path, rows: int) -> None:
+    """Calls spread evenly over one day."""
+    events = calls(min(CHUNK, rows))
+    with Store(f"chdb://{directory}") as store:
+        for first in range(0, rows, CHUNK):
+            stamps = (START_US + (first + i) * DAY_US // rows for i in range(min(CHUNK, rows - first)))
+            store.insert(
+                [
+                    msgspec.structs.replace(event, id=new_id(moment), started_us=moment)
+                    for event, moment in zip(events, stamps, strict=False)
+                ]
+            )
+
+
+def serve(directory: Path) -> None:
+    from tests.aggregator.service import TestedService, listening
+
+    redis_server = RedisServer(directory.parent)
+    redis_server.start()
+    with (
+        Store(f"chdb://{directory}") as store,
+        redis_server.client() as client,
+        listening(TestedService(store, client, secret="")) as address,
+    ):
+        print(address, flush=True)
+        sys.stdin.read()
+    redis_server.kill()
+
+
+@contextmanager
+def service(directory: Path) -> Iterator[tuple[str, psutil.Process]]:
+    command = [sys.executable, "-m", "benchmarks.export", "--serve", str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin
+        assert child.stdout
+        try:
+            yield child.stdout.readline().strip(), psutil.Process(child.pid)
+        finally:
+            child.stdin.close()
+
+
+class Highest:
+    """The highest resident memory of a process while it is watched, in MB."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process = process
+        self._ended = threading.Event()
+        self.before = self.highest = self._now()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _now(self) -> float:
+        return float(self._process.memory_info().rss) / 1e6
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.01):
+            self.highest = max(self.highest, self._now())
+
+    def __enter__(self) -> "Highest":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@dataclass
+class Measured:
+    rows_per_second: float
+    megabytes: float
+    growth: float | None = None
+
+
+def ours(address: str, process: psutil.Process, rows: int, coding: str = "identity") -> Measured:
+    read = lines = 0
+    with Highest(process) as memory:
+        begun = time.perf_counter()
+        with httpx.stream(
+            "GET", f"{address}/v1/requests.csv?{RANGE}", headers={"accept-encoding": coding}, timeout=120
+        ) as response:
+            for piece in response.iter_raw(1 << 18):
+                read += len(piece)
+                lines += piece.count(b"\n") if coding == "identity" else 0
+        seconds = time.perf_counter() - begun
+    assert coding != "identity" or lines == rows + 1, lines
+    return Measured(rows / seconds, read / 1e6, memory.highest - memory.before)
+
+
+def duckdbs(connection: "duckdb.DuckDBPyConnection", rows: int, directory: Path) -> Measured:
+    file = directory / "duckdb.csv"
+    begun = time.perf_counter()
+    connection.execute(f"COPY (SELECT * FROM calls ORDER BY time DESC, id DESC) TO '{file}' (HEADER, DELIMITER ',')")
+    seconds = time.perf_counter() - begun
+    return Measured(rows / seconds, file.stat().st_size / 1e6)
+
+
+def csv_modules(rows: list[tuple[object, ...]]) -> Measured:
+    buffer = io.StringIO()
+    begun = time.perf_counter()
+    csv.writer(buffer).writerows(rows)
+    seconds = time.perf_counter() - begun
+    return Measured(len(rows) / seconds, buffer.tell() / 1e6)
+
+
+def measure(rows: int, rounds: int) -> dict[str, Measured]:
+    best: dict[str, Measured] = {}
+
+    def keep(name: str, found: Measured) -> None:
+        known = best.get(name)
+        growth = max(found.growth or 0, known.growth or 0) if known and known.growth is not None else found.growth
+        faster = found if known is None or found.rows_per_second > known.rows_per_second else known
+        best[name] = Measured(faster.rows_per_second, faster.megabytes, growth)
+
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.export", "--fill", str(directory / "store"), "--rows", str(rows)],
+            check=True,
+        )
+        with service(directory / "store") as (address, process), duckdb.connect() as connection:
+            httpx.get(f"{address}/v1/requests.csv?start=2026-01-01T00:00Z&end=2026-01-01T00:10Z", timeout=60)
+            (directory / "calls.parquet").write_bytes(
+                httpx.get(f"{address}/v1/requests.parquet?{RANGE}", timeout=120).content
+            )
+            connection.execute(f"CREATE TABLE calls AS SELECT * FROM '{directory}/calls.parquet'")
+            some = connection.execute(
+                f"SELECT * REPLACE (time::VARCHAR AS time) FROM calls LIMIT {CSV_ROWS}"
+            ).fetchall()
+            for _ in range(rounds):
+                keep("GET /v1/requests.csv", ours(address, process, rows))
+                keep("the same, zstd", ours(address, process, rows, "zstd"))
+                keep("DuckDB COPY, to a file", duckdbs(connection, rows, directory))
+                keep("Python csv.writer, in memory", csv_modules(some))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.fill:
+        return fill(arguments.fill, arguments.rows)
+    if arguments.serve:
+        return serve(arguments.serve)
+    found = measure(arguments.rows, arguments.rounds)
+    reference = found["DuckDB COPY, to a file"].rows_per_second
+    print(f"{arguments.rows:,} rows, DuckDB {duckdb.__version__}")
+    print(f"{'':30}{'rows/s':>12}{'beside DuckDB':>15}{'MB written':>12}{'growth MB':>11}")
+    for name, one in found.items():
+        growth = "" if one.growth is None else f"{one.growth:.0f}"
+        print(
+            f"{name:30}{one.rows_per_second:12,.0f}{one.rows_per_second / reference:14.2f}×"
+            f"{one.megabytes:12.0f}{growth:>11}"
+        )
+    mine = found["GET /v1/requests.csv"]
+    print(f"bars: {BAR_ROWS:,} rows/s, faster than DuckDB, growth below {BAR_GROWTH_MB} MB")
+    is_met = mine.rows_per_second >= max(BAR_ROWS, reference) and (mine.growth or 0) < BAR_GROWTH_MB
+    print("met" if is_met else "missed")
+    return None
+
+
+if __name__ == "__main__":
+    main()
