@@ -45,7 +45,9 @@ _SETTINGS = {
     "use_skip_indexes_if_final_exact_mode": 1,  # an index must not revive the row that a correction replaced
     "async_insert": 0,  # an insert that returned must be stored
 }
+INSERT_SECONDS = 30  # a batch takes one or less; a rollup relies on that what was inserted is visible by then
 _INSERT_SETTINGS = _SETTINGS | {
+    "max_execution_time": INSERT_SECONDS,
     "optimize_on_insert": 0,  # collapsing duplicates row by row costs four times the rest; merges and FINAL do it
 }
 _STREAM_SETTINGS = {
