@@ -25,7 +25,7 @@ from aggregator.store import INSERT_SECONDS
 logger = logging.getLogger(__name__)
 
 MARGIN_SECONDS = 2.0 * INSERT_SECONDS
-"""A row's insert time is taken before others can see it. An insert is cut off sooner, and clocks may differ a little."""
+"""A row's insert time is taken before others can see it. An insert is cut off sooner; clocks may differ a little."""
 
 BATCH_ROWS = 500_000  # computed at once: a second or two, after which a stop is noticed
 BATCH_BUCKETS = 672  # a week of quarters of an hour, where little happens in each
