@@ -7,9 +7,10 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
-from usage_meter.journal_directory import File, JournalDirectory, bytes_in
+from usage_meter.journal_directory import UNBORN, File, JournalDirectory, bytes_in
 
 logger = logging.getLogger("usage_meter")
 
@@ -51,9 +52,10 @@ class Disk:
         found: list[Path] = []
         if self._parent is not None and self._parent.is_dir():
             for path in self._parent.iterdir():
-                if path.name != self._name:
+                if path.name != self._name and not path.name.startswith(UNBORN):
                     self._adopt(path, found)
-            self.others_bytes = bytes_in(self._parent, besides=self._name)
+            with suppress(OSError):  # a directory went while it was looked into; what was found is ours by now
+                self.others_bytes = bytes_in(self._parent, besides=self._name)
         return found
 
     def close(self) -> None:

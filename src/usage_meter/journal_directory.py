@@ -20,7 +20,7 @@ except ImportError:  # Windows: no such locks, so no journal on disk; the memory
 
 SUFFIX = ".segment"
 POPULATE = getattr(mmap, "MAP_POPULATE", 0)  # Linux: the pages are there before the first call stores into them
-ATTEMPTS = 5  # to make a directory while others, who take it for an orphan's, tidy it away before it is locked
+UNBORN = "."  # begins a directory's name until it is locked: others would take it for an orphan's, and tidy it away
 
 
 class File(NamedTuple):
@@ -43,15 +43,15 @@ class JournalDirectory:
         """A new one under `parent`, which is made too (mode 0700) where it does not exist."""
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = parent / name
-        for _ in range(ATTEMPTS):
-            path.mkdir(mode=0o700, exist_ok=True)
-            try:
-                directory = cls.seize(path)
-            except FileNotFoundError:
-                continue
-            if directory is not None and directory.exists():
-                return directory
-        raise BlockingIOError(f"{path} is held by another process")
+        new = path if path.exists() else parent / f"{UNBORN}{name}"
+        new.mkdir(mode=0o700, exist_ok=True)
+        directory = cls.seize(new)
+        if directory is None:
+            raise BlockingIOError(f"{path} is held by another process")
+        if new != path:
+            new.rename(path)
+            directory.path = path
+        return directory
 
     @classmethod
     def seize(cls, path: Path) -> Self | None:

@@ -395,3 +395,20 @@ def test_what_was_on_its_way_when_it_had_to_go_is_not_counted_as_dropped(make: M
 
     left = sum(len(piece) for piece in send(journal)) // 1000
     assert taken.last - taken.first + left + journal.dropped["journal_full"] == 22_000
+
+
+def test_a_directory_that_is_being_made_is_nobody_s_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    another = Disk(tmp_path, "another")
+    seize = JournalDirectory.seize
+
+    def seize_late(path: Path) -> JournalDirectory | None:
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(JournalDirectory, "seize", seize)
+            another.look_around()
+        return seize(path)
+
+    monkeypatch.setattr(JournalDirectory, "seize", seize_late)
+    directory = JournalDirectory.create(tmp_path, "mine")
+
+    assert directory.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
