@@ -100,7 +100,7 @@ def cover(
     usable = sorted((one for one in levels if one.least_us <= longest), key=lambda one: -one.least_us)
     found: list[Segment] = []
     _fill(Span(start_us, end_us), usable, bounds, dirty, found)
-    return _joined(found)
+    return joined(found)
 
 
 def _fill(
@@ -147,7 +147,8 @@ def _blocked(span: Span, level: Level, bounds: Sequence[int], dirty: Sequence[Sp
     return sorted(found)
 
 
-def _joined(segments: Iterable[Segment]) -> list[Segment]:
+def joined(segments: Iterable[Segment]) -> list[Segment]:
+    """The same with neighbours of one level as one segment."""
     found: list[Segment] = []
     for one in segments:
         if found and found[-1].level == one.level and found[-1].end_us == one.start_us:

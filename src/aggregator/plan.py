@@ -9,10 +9,11 @@ that its interval touches.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from aggregator.buckets import DAY_US, runs
-from aggregator.cover import LEVELS, PEAKS, Level, Segment, Span, cover
+from aggregator.cover import LEVELS, PEAKS, Level, Segment, Span, cover, joined
 from aggregator.cubes import EVERYWHERE, PEAK_DIMENSIONS, WORKSPACE, Cube, cube_for, published
 from aggregator.dimensions import Binder, Filter, expression
 from aggregator.measures import CONCURRENCY, Component
@@ -22,6 +23,7 @@ ONE_GROUP = "one_group"
 """The name under which a statement knows one of a call's groups."""
 
 CALLS_DAYS = 7  # of concurrency that is read from the calls: a sweep over more of them takes seconds
+MAX_SWEEPS = 16  # of calls for their concurrency: each is a SELECT of its own, and a statement has a greatest size
 MAX_CALL_SPANS = 200  # of calls in one statement: each is a range that the store looks for in every part
 
 Top = Sequence[Sequence[str]]
@@ -111,7 +113,7 @@ def plan(query: UsageQuery, known: Known) -> Plan:
     segments = tuple(cover(query.start_us, query.end_us, bounds, dirty)) if cube else everything
     kept = kept_peak(query)
     peaks = tuple(cover(query.start_us, query.end_us, bounds, dirty, (PEAKS,))) if kept else everything
-    segments, peaks = _few_calls(segments), _few_calls(peaks)
+    segments, peaks = _few_calls(segments, MAX_CALL_SPANS), _few_calls(peaks, MAX_SWEEPS)
     versions = {level: known.versions(level, spans) for level, spans in _by_level((*segments, *peaks)).items() if level}
     return Plan(query, cube, segments, peaks, kept, versions)
 
@@ -128,14 +130,13 @@ def without_kept_peaks(plan: Plan) -> Plan:
     return replace(plan, peaks=(Segment(None, plan.query.start_us, plan.query.end_us),), kept=None)
 
 
-def _few_calls(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-    """Where there are too many stretches of calls, one, from the first to the last of them."""
+def _few_calls(segments: Sequence[Segment], most: int) -> tuple[Segment, ...]:
+    """With at most so many stretches of calls: what lies between two of them is read from the calls too, the shortest
+    first."""
     calls = [i for i, one in enumerate(segments) if one.level is None]
-    if len(calls) <= MAX_CALL_SPANS:
-        return segments
-    first, last = calls[0], calls[-1]
-    merged = Segment(None, segments[first].start_us, segments[last].end_us)
-    return (*segments[:first], merged, *segments[last + 1 :])
+    gaps = sorted(pairwise(calls), key=lambda gap: segments[gap[1]].start_us - segments[gap[0]].end_us)
+    read = {i for first, last in gaps[: max(0, len(calls) - most)] for i in range(first, last)}
+    return tuple(joined(replace(one, level=None) if i in read else one for i, one in enumerate(segments)))
 
 
 def top_statement(plan: Plan) -> Statement | None:

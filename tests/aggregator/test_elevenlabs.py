@@ -174,6 +174,8 @@ def ms(moment: datetime) -> int:
 
 
 FORTNIGHT = {"start_unix": ms(START), "end_unix": ms(END)}
+END_OF_WEEK = START + timedelta(days=7)
+WEEK = {"start_unix": ms(START), "end_unix": ms(END_OF_WEEK)}  # the longest of which any concurrency is known
 
 
 def label(key: Iterable[str]) -> str:
@@ -201,15 +203,23 @@ def _their_number(value: oracle.Expected, per_minute: bool) -> oracle.Expected:
 def test_character_stats_by_every_breakdown_and_metric(filled: Served, breakdown: str) -> None:
     dimensions = BREAKDOWNS[breakdown]
     ours = filled.service.get(
-        "/v1/usage", ADMIN, start=START, end=END, metric=list(METRICS.values()), breakdown=dimensions, scope="workspace"
+        "/v1/usage",
+        ADMIN,
+        start=START,
+        end=END_OF_WEEK,
+        metric=list(METRICS.values()),
+        breakdown=dimensions,
+        scope="workspace",
     )
 
     for metric, name in METRICS.items():
         arguments: dict[str, Any] = {"include_workspace_metrics": True, "breakdown_type": breakdown, "metric": metric}
-        answer = filled.sdk(ADMIN).usage.get(**FORTNIGHT, **arguments)
+        answer = filled.sdk(ADMIN).usage.get(**WEEK, **arguments)
 
-        question = Question(us(START), us(END), metrics=(name,), breakdown=dimensions, conditions=(ACME,), top=99)
-        assert answer.time == [ms(START + timedelta(days=i)) for i in range(14)]
+        question = Question(
+            us(START), us(END_OF_WEEK), metrics=(name,), breakdown=dimensions, conditions=(ACME,), top=99
+        )
+        assert answer.time == [ms(START + timedelta(days=i)) for i in range(7)]
         assert answer.usage == expected_stats(question, metric)
         share = 60 if metric == "minutes_used" else 1
         assert {label: pytest.approx(values) for label, values in answer.usage.items()} == {
@@ -221,13 +231,13 @@ def test_character_stats_by_every_breakdown_and_metric(filled: Served, breakdown
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_calls_with_and_without_an_api_key_are_two_series(filled: Served, metric: str) -> None:
-    answer = filled.ask(ALICE, lambda sdk: sdk.usage.get(**FORTNIGHT, breakdown_type="has_api_key", metric=metric))
+    answer = filled.ask(ALICE, lambda sdk: sdk.usage.get(**WEEK, breakdown_type="has_api_key", metric=metric))
 
     own = (ACME, Condition("user", ("alice",)))
     assert answer.usage.keys() == {"true", "false"}
     for one, negated in (("true", True), ("false", False)):
         conditions = (*own, Condition("api_key", ("",), negated))
-        question = Question(us(START), us(END), metrics=(METRICS[metric],), conditions=conditions)
+        question = Question(us(START), us(END_OF_WEEK), metrics=(METRICS[metric],), conditions=conditions)
         assert {"All": answer.usage[one]} == expected_stats(question, metric)
 
 
