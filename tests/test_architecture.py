@@ -36,6 +36,7 @@ AGGREGATOR_RANKS = {
     "terminal": 1, "client": 7,
     "access_log": 1, "identity": 1, "event_table": 7, "event_file": 8, "importer": 9, "query_table": 6,
     "serving": 11, "demo": 11,
+    "verify_command": 11,
     "dead_command": 11, "token_command": 11, "import_command": 11, "query_command": 11, "tail_command": 11.5,
     "cli": 12,
     "__main__": 13,

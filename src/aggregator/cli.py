@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from aggregator import dead_command, import_command, query_command, tail_command, token_command
+from aggregator import dead_command, import_command, query_command, tail_command, token_command, verify_command
 from aggregator.client import ClientSettings
 from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
 from aggregator.terminal import console, errors, friendly
@@ -102,6 +102,7 @@ def config() -> None:
 
 app.command("query")(query_command.query)
 app.command("tail")(tail_command.tail)
+app.command()(verify_command.verify)
 app.command("import")(import_command.import_file)
 app.command("token")(token_command.token)
 app.command("revoke")(token_command.revoke)

@@ -122,16 +122,23 @@ class Rollup:
         level, buckets = self._freshness.ask(lambda known: self._due(known, run))
         if level is None:
             return 0
+        self._compute(level, buckets, run)
+        counts = self.statistics.buckets
+        counts[level.name] = counts.get(level.name, 0) + len(buckets)
+        self.statistics.seconds += time.monotonic() - began
+        return len(buckets)
+
+    def compute(self, level: Level, buckets: list[int]) -> None:
+        """Compute these rising buckets anew, whether they are dirty or not, and publish them."""
+        self._compute(level, buckets, self._begin())
+
+    def _compute(self, level: Level, buckets: list[int], run: _Run) -> None:
         if level is QUARTERS:
             self._compute_quarters(buckets, run)
         elif level is PEAKS:
             self._compute_peaks(buckets, run)
         else:
             self._compute_from_finer(level, buckets, run)
-        counts = self.statistics.buckets
-        counts[level.name] = counts.get(level.name, 0) + len(buckets)
-        self.statistics.seconds += time.monotonic() - began
-        return len(buckets)
 
     def sweep(self) -> None:
         """Remove the rows of superseded versions, also those that a crash left behind."""
