@@ -1,7 +1,7 @@
 """Whether the rollups say what the calls say, bucket by bucket; and computing anew those that do not.
 
 A bucket that is dirty or still open is left out: it is answered from the calls. So is one that is sealed, whose calls
-may have been removed. What comes meanwhile makes its bucket dirty: it is looked for before the calls are read and after.
+may have been removed. What comes meanwhile makes its bucket dirty: that is asked before the calls are read and after.
 """
 
 from collections.abc import Iterable, Iterator
