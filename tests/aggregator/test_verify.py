@@ -59,7 +59,8 @@ def test_what_differs_is_shown_and_repaired(directory: Path, table: str) -> None
     assert found.exit_code == 1
     (row,) = [line.split() for line in found.stdout.splitlines() if table in line]
     calls, says = int(row[3]), int(row[4])
-    assert (row[1], row[2], says) == (table, "voice", calls + 1)
+    assert (row[1], row[2]) == (table, "voice")
+    assert says > calls
     assert found.stdout.endswith("different\t1\n")
     assert (mended.exit_code, after.exit_code) == (0, 0)
     assert after.stdout.endswith("different\t0\n")
