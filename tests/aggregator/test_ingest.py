@@ -159,7 +159,7 @@ def test_what_is_not_taken_here_is_refused_with_what_is(
     assert hint in response.json()["detail"]["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", gzip.compress(b"[]")[:-4], b"\x1f\x8b" + b"\0" * 20])
+@pytest.mark.parametrize("body", [b"", b"[]", gzip.compress(b"[]", mtime=0)[:-4], b"\x1f\x8b" + b"\0" * 20])
 def test_a_body_that_is_not_the_gzip_it_says_is_a_bad_request(service: TestedService, body: bytes) -> None:
     response = post(service, body, content_encoding="gzip")
 
