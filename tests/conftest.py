@@ -18,6 +18,8 @@ import redis
 
 T = TypeVar("T")
 
+os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in: the commands' tables would take its width
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=50, help="how many workers the fault suite kills (default 50)")

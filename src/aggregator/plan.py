@@ -23,6 +23,7 @@ ONE_GROUP = "one_group"
 """The name under which a statement knows one of a call's groups."""
 
 CALLS_DAYS = 7  # of concurrency that is read from the calls: a sweep over more of them takes seconds
+BEGUN_DAYS = 1  # `last=7d` begins where a day does, so it is up to eight
 MAX_SWEEPS = 16  # of calls for their concurrency: each is a SELECT of its own, and a statement has a greatest size
 MAX_CALL_SPANS = 200  # of calls in one statement: each is a range that the store looks for in every part
 
@@ -82,7 +83,12 @@ def _single_values(query: UsageQuery) -> set[str] | None:
 def is_too_long(query: UsageQuery) -> bool:
     """Whether its concurrency is neither kept nor short enough to be read from the calls."""
     asked = any(name in CONCURRENCY for name in query.metrics)
-    return asked and query.end_us - query.start_us > CALLS_DAYS * DAY_US and kept_peak(query) is None
+    return asked and not is_swept(query) and kept_peak(query) is None
+
+
+def is_swept(query: UsageQuery) -> bool:
+    """Whether its range is short enough for its concurrency to be read from the calls."""
+    return query.end_us - query.start_us <= (CALLS_DAYS + BEGUN_DAYS) * DAY_US
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from aggregator import request_file, usage_file
-from aggregator.buckets import DAY_US, from_us
+from aggregator.buckets import from_us
 from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV, Format
 from aggregator.freshness import Freshness
 from aggregator.labels import Labels
 from aggregator.plan import (
-    CALLS_DAYS,
     Plan,
     Top,
     concurrency_statement,
+    is_swept,
     plan,
     top_statement,
     usage_statement,
@@ -67,7 +67,7 @@ class Reader:
 
     def _answer(self, planned: Plan, top: Top, complete_until_us: int) -> UsageAnswer:
         query = planned.query
-        if len(top) == query.top and query.end_us - query.start_us <= CALLS_DAYS * DAY_US:
+        if len(top) == query.top and is_swept(query):
             planned = without_kept_peaks(planned)
         self._check_kept(planned)
         statement, concurrency = usage_statement(planned, top), concurrency_statement(planned, top)
