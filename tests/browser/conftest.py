@@ -75,9 +75,9 @@ def history(now: datetime) -> list[dict[str, Any]]:
     return events
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service with twelve days of calls, and Vega's script made."""
+    """A service with twelve days of calls, and Vega's script made. Of each file its own: some add calls to it."""
     chromium()
     with serving(tmp_path_factory.mktemp("browser")) as running:
         events = history(datetime.now(UTC))
