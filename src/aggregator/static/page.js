@@ -162,6 +162,7 @@ async function go(address, { push = true } = {}) {
   }
   if (mine !== asked) return;
   const next = new DOMParser().parseFromString(text, "text/html");
+  for (const one of next.querySelectorAll("noscript")) one.remove(); // parsed as if there were no script: their images would load
   const fresh = next.getElementById("view");
   if (!fresh) {
     location.assign(address);
