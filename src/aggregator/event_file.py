@@ -69,6 +69,7 @@ def events(file: BinaryIO, format: FileFormat, given: Given) -> Iterator[Line | 
 def _inflated(file: BinaryIO) -> BinaryIO:
     buffered = io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
     start: bytes = buffered.peek(2)[:2] if isinstance(buffered, io.BufferedReader) else b""
+    # GzipFile reads like a BinaryIO, only its type does not say so.
     return gzip.GzipFile(fileobj=buffered) if start == _GZIP else buffered  # type: ignore[return-value]
 
 

@@ -145,7 +145,7 @@ class Rollup:
         for level in LEVELS:
             found = [(int(second) * SECOND_US, version) for second, version in self._rows_of_several(level)]
             now_us = self._now_us()
-            removed = self._freshness.ask(lambda known: self._superseded(known, level, found, now_us))  # noqa: B023
+            removed = self._freshness.ask(lambda known: self._superseded(known, level, found, now_us))  # noqa: B023  # asked at once
             if removed:
                 self._store.execute(cubes.removal(level, removed), {})
 
