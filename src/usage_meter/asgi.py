@@ -37,7 +37,7 @@ class UsageMeterMiddleware:
         if call is None:
             await self.app(scope, receive, send)
             return
-        outer = current.get()  # comes back at the end: an app may call another one within its own task
+        call.outer = current.get()  # comes back at the end: an app may call another one within its own task
         current.set(call)
         try:
             if self.meter.identify is not None:
@@ -50,7 +50,7 @@ class UsageMeterMiddleware:
         else:
             call.returned()
         finally:
-            current.set(outer)
+            current.set(call.outer)
 
     def _call(self, scope: Scope, receive: Receive, send: Send) -> "HTTPCall | WebSocketCall | None":
         try:

@@ -32,6 +32,7 @@ class ASGICall(Call):
     """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
 
     disconnected = False
+    outer: Call | None = None  # in whose midst it was made
 
     def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send, method: str) -> None:
         found: dict[bytes, bytes] = {}

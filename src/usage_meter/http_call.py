@@ -9,6 +9,7 @@ from pathlib import Path
 
 from usage_meter.asgi_call import ASGICall, Door, Message, Receive, Scope, Send
 from usage_meter.caller import TEXT_LENGTH, clean
+from usage_meter.current import current
 from usage_meter.read_ahead import ReadAhead
 
 SLOW_SEND_US = 100_000  # a last send that took longer has waited for the client: the duration is corrected by it
@@ -61,11 +62,17 @@ class HTTPCall(ASGICall):
             if self.event.duration_us > PATIENCE_US:
                 await self._look()
             self._finish_answer()
+            # With its last bytes a server sets its timer for the connection, and that keeps this context until the
+            # next request: with the call in it, a few connections would keep the garbage collector busy.
+            current.set(self.outer)
         try:
             await self._send(message)
         except (OSError, asyncio.CancelledError):
             self._lose(last)
             raise
+        finally:
+            if last:
+                current.set(self)  # a background task may still add to it
         if last and self.elapsed_us() - self.event.duration_us > SLOW_SEND_US:
             self.event.duration_us = self.elapsed_us()
             self.record()

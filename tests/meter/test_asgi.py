@@ -12,6 +12,7 @@ from tests.meter.fakes import ListMeter, known, known_later
 from usage_meter import Caller, usage
 from usage_meter.asgi import UsageMeterMiddleware
 from usage_meter.asgi_call import App, Message, Receive, Scope, Send
+from usage_meter.current import current
 
 KEY = "sk_0123456789abcdef"
 ALICE = Caller(workspace="acme", user="alice", groups=("staff",), api_key=KEY)
@@ -153,6 +154,24 @@ async def test_what_a_background_task_does_is_not_in_the_duration_but_its_credit
 
     assert (meter.event.version, meter.event.credits_micro) == (2, 500_000)
     assert [meter.event.duration_us] == at_the_last_byte
+
+
+async def test_what_a_server_puts_off_while_it_sends_the_last_bytes_holds_no_call(meter: ListMeter) -> None:
+    seen_by_timers: list[object] = []
+    seen_by_the_app: list[object] = []
+
+    async def send(message: Message) -> None:  # as uvicorn does it for the connection's next request
+        asyncio.get_running_loop().call_soon(lambda: seen_by_timers.append(current.get()))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await app_of(START, END)(scope, receive, send)
+        seen_by_the_app.append(current.get())
+
+    await UsageMeterMiddleware(app, meter)(request_scope(), Server().receive, send)
+    await asyncio.sleep(0)
+
+    assert seen_by_timers[-1] is None
+    assert seen_by_the_app != [None]
 
 
 async def test_request_bytes_are_those_that_the_app_read(meter: ListMeter) -> None:
