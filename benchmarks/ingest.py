@@ -1,6 +1,6 @@
 """How fast the service takes events from the stream into the store, beside what the engine itself can load.
 
-    python -m benchmarks.ingest [--events 400000] [--rounds 3]
+    python -m benchmarks.ingest [--events 500000] [--rounds 3]
 
 Each round runs everything once, one after the other, on one Redis and one embedded store; the table shows the best
 round, since whatever else the machine does only ever slows things down. Trust the ratios. The limit is the engine
@@ -11,6 +11,7 @@ the service's own, a process started as a user does: after its start, and at its
 import argparse
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ from aggregator.block import COLUMNS
 from aggregator.consumer import Consumer
 from aggregator.formats import Format
 from aggregator.query import Statement
+from aggregator.rows import Rows
 from aggregator.store import Store
 from benchmarks.recorder import calls
 from tests.conftest import RedisServer, wait_until
@@ -58,6 +60,7 @@ class Bench:
 
     def results(self) -> Iterator[Result]:
         ours = [self.timed("the consumer: from the stream to the store", self.drain())]
+        self.settle()
         ours.append(self.timed("  of it Python: entries into blocks, one core", self.blocks))
         yield self.timed("the engine: as many inserts of blocks that it wrote itself", self.load(self.written()))
         yield from ours
@@ -66,15 +69,25 @@ class Bench:
         started, cpu = time.perf_counter(), time.process_time()
         run()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        say(f"{name.strip()}: {self.events / seconds:,.0f}/s")
         return Result(name, self.events / seconds, cpu / self.events * 1e6)
 
     def written(self) -> list[bytes]:
         """What is stored as the engine's own blocks, in the order of arrival, one for each insert."""
-        rows = f"SELECT {', '.join(COLUMNS)} FROM events ORDER BY id LIMIT {BATCH_EVENTS} OFFSET "
+        rows = f"SELECT {', '.join(COLUMNS)} FROM events WHERE toUnixTimestamp64Micro(started) BETWEEN "
+        first, last = self.bounds()
         return [
-            b"".join(self.store.stream([Statement(f"{rows}{first}", {})], NATIVE))
-            for first in range(0, self.events, BATCH_EVENTS)
+            b"".join(
+                self.store.stream([Statement(f"{rows}{one} AND {one + BATCH_EVENTS - 1} ORDER BY id", {})], NATIVE)
+            )
+            for one in range(first, last + 1, BATCH_EVENTS)
         ]
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last call's start; they are a microsecond apart."""
+        found = "SELECT toUnixTimestamp64Micro(min(started)), toUnixTimestamp64Micro(max(started)) FROM events"
+        first, last = self.store.select(Statement(found, {}))[0]
+        return int(first), int(last)
 
     def load(self, inserts: Sequence[bytes]) -> Callable[[], None]:
         self.store.select(Statement("TRUNCATE TABLE events", {}))
@@ -84,6 +97,11 @@ class Bench:
                 self.store.load(blocks)
 
         return run
+
+    def settle(self) -> None:
+        """Wait until the engine has merged what it wants to: that takes a core, also beside the consumer."""
+        merges = Statement("SELECT count() FROM system.merges", {})
+        wait_until(lambda: not self.store.select(merges)[0][0], "the engine has merged", 60)
 
     def drain(self) -> Callable[[], None]:
         self.store.select(Statement("TRUNCATE TABLE events", {}))
@@ -102,13 +120,20 @@ class Bench:
 
     def blocks(self) -> None:
         """What the consumer does of its own between reading and storing."""
-        batch = Batch(time.time_ns() // 1000)
+        known = Rows()
+        batch = Batch(time.time_ns() // 1000, known=known)
         for entry in self.entries:
             batch.add(Delivered(0, b"", entry))
             if batch.is_full:
+                batch.load.close()
                 batch.load.blocks()
-                batch = Batch(time.time_ns() // 1000)
+                batch = Batch(time.time_ns() // 1000, known=known)
+        batch.load.close()
         batch.load.blocks()
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def fill(client: Any, entries: Sequence[dict[Any, Any]]) -> None:
@@ -139,6 +164,7 @@ def as_entries(events: Sequence[UsageEvent]) -> list[dict[Any, Any]]:
 def memory(server: RedisServer, directory: Path, entries: Sequence[dict[Any, Any]]) -> tuple[int, int]:
     """Megabytes of the service after its start, and at most while it drains a long backlog."""
     client: Any = server.client()
+    say(f"memory: {BACKLOG_EVENTS:,} events for the service")
     with serving(directory, redis_url=server.url) as service:
         idle = megabytes(service.process.pid, "VmRSS")
         for _ in range(BACKLOG_EVENTS // (EVENTS_PER_ENTRY * len(entries))):
@@ -166,13 +192,16 @@ def table(results: Sequence[Result]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--events", type=int, default=500_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.events < EVENTS_PER_ENTRY or options.rounds < 1:
+        parser.error(f"at least {EVENTS_PER_ENTRY} events and 1 round")
     directory = Path(tempfile.mkdtemp())
     server = RedisServer(directory)
     server.start()
     try:
+        say(f"making {options.events:,} events")
         entries = as_entries(with_habits(calls(options.events)))
         with Store(f"chdb://{directory / 'data'}") as store:
             bench = Bench(server, store, entries)

@@ -13,7 +13,9 @@ from aggregator.rows import PART_ROWS, Rows
 from aggregator.totals import CallTotals
 from usage_meter.event import EventRow, UsageEventError, encode_row
 
-BATCH_EVENTS = 65_536  # few large inserts, whose fixed costs rule: some 15 MB, and a quarter of a second
+BATCH_EVENTS = 131_072
+"""Few large inserts: some 25 MB, and half a second. The engine merges parts of fewer rows in all by rows and not by
+columns, which takes five times as long as storing them did."""
 BATCH_BYTES = 32 * 1024 * 1024  # of blocks, where events are large
 FUTURE_US = 86_400 * 1_000_000  # a call further ahead than a day is a broken clock, not a call
 
@@ -42,13 +44,16 @@ class Letter:
 class Load:
     """Events as blocks, and what they add up to."""
 
-    def __init__(self, rows: Sequence[EventRow] = ()) -> None:
+    def __init__(self, rows: Sequence[EventRow] = (), known: Rows | None = None) -> None:
+        """`known` has what repeats from the load before; one thread at a time adds to it."""
         self.events = 0
         self.bytes = 0
         self.totals = CallTotals()
-        self._rows = Rows()
+        self._rows = known or Rows()
+        self._rows.forget()
         self._blocks: dict[int, list[bytes]] = {}
         self.add(rows)
+        self.close()
 
     def add(self, rows: Sequence[EventRow]) -> None:
         """Raises UsageEventError, and has added none of them, when one cannot be read."""
@@ -57,9 +62,12 @@ class Load:
         if len(self._rows) >= PART_ROWS:
             self._encode()
 
-    def blocks(self) -> list[bytes]:
-        """For each day the blocks of its events, one behind the other."""
+    def close(self) -> None:
+        """Nothing is added any more."""
         self._encode()
+
+    def blocks(self) -> list[bytes]:
+        """For each day the blocks of its events, one behind the other. Close it first."""
         return [b"".join(blocks) for blocks in self._blocks.values()]
 
     def count(self, other: "Load") -> None:
@@ -78,10 +86,10 @@ class Load:
 class Batch:
     """`now_us` is the present: what starts too long after it is refused, and what starts before `earliest_us`."""
 
-    def __init__(self, now_us: int, earliest_us: int = 0) -> None:
+    def __init__(self, now_us: int, earliest_us: int = 0, known: Rows | None = None) -> None:
         self.entries: list[Delivered] = []
         self.letters: list[Letter] = []
-        self.load = Load()
+        self.load = Load(known=known)
         self._earliest_us, self._latest_us = earliest_us, now_us + FUTURE_US
 
     @property

@@ -25,6 +25,7 @@ from aggregator.batch import Batch, Delivered, Letter, Load
 from aggregator.entry import fields_of
 from aggregator.errors import RejectedError, StoreError
 from aggregator.retention import Retention
+from aggregator.rows import Rows
 from aggregator.totals import CallTotals
 from usage_meter import keys
 from usage_meter.event import EventRow, encode_row
@@ -89,6 +90,7 @@ class Consumer:
         self._name = name
         self._observers: list[Callable[[CallTotals], None]] = []
         self._delivered: deque[Delivered] = deque()  # and not yet in a batch
+        self._known = Rows()
         self._pending_after: dict[int, bytes] = {}  # by shard: own pending entries after this id are read before news
         self._groups: set[int] = set()
         self._turn = 0
@@ -146,9 +148,10 @@ class Consumer:
     def _gather(self) -> Batch:
         """What waits, up to a full batch."""
         now_us = time.time_ns() // 1000
-        batch = Batch(now_us, self._retention.refused_us(now_us))
+        batch = Batch(now_us, self._retention.refused_us(now_us), self._known)
         while not batch.is_full and (self._delivered or self._fetch()):
             batch.add(self._delivered.popleft())
+        batch.load.close()
         return batch
 
     def _keep(self, batch: Batch) -> None:
