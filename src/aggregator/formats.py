@@ -17,11 +17,9 @@ class Format(NamedTuple):
 CSV = Format(
     "csv",
     "text/csv; charset=utf-8",
-    "CustomSeparated",
-    {  # cells come as they are to be written (request_file.py): the engine's own CSV quotes every text
-        "format_custom_escaping_rule": "Raw",
-        "format_custom_field_delimiter": ",",
-        "format_custom_row_after_delimiter": "\r\n",
+    "RawBLOB",  # lines come finished (request_file.py): the engine's own CSV quotes every text
+    {
+        "query_plan_execute_functions_after_sorting": 0,  # what is sorted is the line, not what it is made of
         "output_format_json_escape_forward_slashes": 0,
     },
 )

@@ -25,6 +25,7 @@ NAMED = ("user", "api_key", "product", "voice", "model")
 TITLES = (*COLUMNS, *(f"{name}_name" for name in NAMED))
 CSV_HEADER = (",".join(TITLES) + "\r\n").encode()
 
+_KEY = ("started", "id", "workspace")
 _OWN_TEXTS = ("user", "api_key", "path", "request_id", "trace_id")
 """Texts that differ from call to call. Of the others there are few, and the engine looks at each only once."""
 
@@ -33,7 +34,10 @@ _PLAIN = ("status", "request_bytes", "response_bytes", "credits", "version")
 
 
 def csv_statement(query: RequestsQuery, names: Names) -> Statement:
-    """Rows of finished cells, in the order of TITLES."""
+    """Rows of one finished text each: the cells in the order of TITLES, and the end of the line.
+
+    The text is made before the rows are sorted: to move one text costs a third of moving thirty columns.
+    """
     bind = Binder()
     cells = {
         "time": _time(shifts(query.start_us, query.end_us, query.zone), bind),
@@ -47,11 +51,16 @@ def csv_statement(query: RequestsQuery, names: Names) -> Statement:
         **{name: f"if(suspicious, {_harmless(name)}, {name})" for name in _OWN_TEXTS},
     }
     finished = {name: {value: _cell(label) for value, label in names.get(name, {}).items()} for name in NAMED}
-    selected = ", ".join(
-        [*(cells.get(name) or _harmless(name) for name in COLUMNS), *(_name(name, finished, bind) for name in NAMED)]
+    line = [
+        *(f"toString({cells.get(name) or _harmless(name)})" for name in COLUMNS),
+        *(_name(name, finished, bind) for name in NAMED),
+    ]
+    sql = (
+        f"WITH {_suspicious()} AS suspicious "
+        f"SELECT concat(concatWithSeparator(',', {', '.join(line)}), '\\r\\n') AS line, {', '.join(_KEY)} "
+        f"FROM events FINAL WHERE {query.where(bind)}"
     )
-    sql = f"WITH {_suspicious()} AS suspicious SELECT {selected} FROM events FINAL WHERE {query.where(bind)}"
-    return Statement(f"{sql} ORDER BY {_order(query)}", bind.parameters)
+    return Statement(f"SELECT line FROM ({sql}) ORDER BY {_order(query)}", bind.parameters)
 
 
 def table_statement(query: RequestsQuery, names: Names) -> Statement:
