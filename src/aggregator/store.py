@@ -9,10 +9,8 @@ import fcntl
 import os
 import queue
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -37,7 +35,6 @@ from usage_meter.event import UsageEvent, concatenated, decode_rows
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
 
 STREAMS = 8  # exports at once: each holds clients and a block of rows for as long as its reader takes
-AHEAD = 1  # statements of an export begun before they are read: more would sort for a reader who may never come
 
 _SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,  # all versions of an event lie in one partition (schema.sql)
@@ -136,25 +133,18 @@ class Store:
     def stream(self, statements: Iterable[Statement], format: Format) -> Iterator[bytes]:
         """What the engine writes for the statements, one behind the other: pieces, in flat memory.
 
-        On clients of its own, so that a slow reader keeps nobody else waiting; the next statement is begun while the
-        one before is read. Raises StoreError, in the middle too; and BusyError when STREAMS are open already.
+        On a client of its own, so that a slow reader keeps nobody else waiting. A statement is begun when the one
+        before is read: each holds what it sorts. Raises StoreError, in the middle too; BusyError when STREAMS are open.
         """
         if not self._streams.acquire(blocking=False):
             raise BusyError(f"{STREAMS} exports are running: try again when one has ended")
-        begun: deque[Pipe | Download] = deque()
         with ExitStack() as stack:
             stack.callback(self._streams.release)
             try:
-                clients = cycle([stack.enter_context(closing(_connect(self._url))) for _ in range(1 + AHEAD)])
-                stack.callback(lambda: [source.close() for source in begun])
+                client = stack.enter_context(closing(_connect(self._url)))
                 for statement in statements:
-                    begun.append(self._written(next(clients), statement, format))
-                    if len(begun) > AHEAD:
-                        yield from begun[0]
-                        begun.popleft().close()
-                while begun:
-                    yield from begun[0]
-                    begun.popleft().close()
+                    with closing(self._written(client, statement, format)) as source:
+                        yield from source
             except (ClickHouseError, HTTPError, OSError) as error:
                 raise StoreError(_first_line(error)) from error
 
