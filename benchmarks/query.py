@@ -21,11 +21,12 @@ from urllib.parse import urlencode
 
 import duckdb
 
+from aggregator.answers import Answers
 from aggregator.buckets import to_us
 from aggregator.cover import Level, Span
 from aggregator.formats import PARQUET
 from aggregator.parameters import usage_query
-from aggregator.plan import concurrency_statement, plan, top_statement, usage_statement
+from aggregator.plan import plan
 from aggregator.query import Statement
 from aggregator.store import Store
 from aggregator.tokens import OPERATOR
@@ -171,6 +172,12 @@ class OnlyCalls:
     def versions(self, level: Level, spans: Iterable[Span]) -> Sequence[tuple[int, int]]:
         return []
 
+    def has_calls(self, span: Span) -> bool:
+        return True
+
+    def has_flights(self, span: Span) -> bool:
+        return True
+
 
 def fill(store: Store, calls: int) -> None:
     for first in range(0, calls, CHUNK):
@@ -197,11 +204,7 @@ def duck_of(store: Store, directory: Path) -> duckdb.DuckDBPyConnection:
 def of_calls(store: Store, question: Question) -> None:
     items = [("start", FROM.isoformat()), ("end", END.isoformat()), *question.parameters]
     planned = plan(usage_query(items, OPERATOR, to_us(END)), OnlyCalls())
-    ranking = top_statement(planned)
-    top = store.select(ranking) if ranking else []
-    for statement in (usage_statement(planned, top), concurrency_statement(planned, top)):
-        if statement:
-            store.select(statement)
+    Answers(store, lambda _: None).of(planned, 0)
 
 
 def milliseconds(ask: Callable[[], object]) -> float:

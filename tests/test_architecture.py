@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 AGGREGATOR_RANKS = {
     "errors": 0,
     "retention": 1, "settings": 2, "schema": 1, "buckets": 1, "dimensions": 1, "colors": 1,
-    "measures": 2,
-    "query": 3, "cubes": 4, "plan": 5, "freshness": 5.5,
+    "measures": 2, "sketch": 1,
+    "query": 3, "cells": 4, "cubes": 4, "plan": 5, "statements": 5.5, "freshness": 5.5, "answers": 6.6,
     "wording": 4, "ticks": 4.5, "drawing": 1, "look": 0.5, "assets": 2, "rendering": 3, "view": 1, "controls": 5,
     "axes": 5, "sparkline": 3, "figure": 7, "tile": 8, "asked": 7, "images": 8, "frame": 8.5, "login": 8.5,
     "quantities": 7,
@@ -58,6 +58,11 @@ OWNERS = {
 PURE = {
     "event",
     "query",
+    "cells",
+    "sketch",
+    "cubes",
+    "plan",
+    "statements",
     "schema",
     "retention",
     "charts",

@@ -5,7 +5,7 @@ clocks change, a day that a zone skipped has no bucket, and an hour that happens
 sees instants, so its own time zone tables never matter.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Literal, get_args
@@ -168,7 +168,7 @@ class Run:
     count: int
 
 
-def runs(bounds: list[int]) -> list[Run]:
+def runs(bounds: Iterable[int]) -> list[Run]:
     """The boundaries as arithmetic runs: a few numbers to bind instead of thousands."""
     found: list[Run] = []
     for bound in bounds:

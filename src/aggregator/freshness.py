@@ -5,6 +5,7 @@ which its published version had seen all, or when it has none. What is known is 
 that changed: the store says which by the numbers of its parts. One answer costs one small question, as a rule.
 """
 
+import math
 import threading
 import time
 from bisect import bisect_right
@@ -81,6 +82,8 @@ class _Day:
     rows: dict[int, int] = field(default_factory=dict)
     in_flight: dict[int, tuple[int, int]] = field(default_factory=dict)
     """By quarter of an hour: the newest insert of calls with a part in it, and where the earliest of them began."""
+    until_us: float = math.inf
+    """Up to where `in_flight` tells of them all."""
 
 
 class Freshness:
@@ -130,6 +133,15 @@ class Freshness:
                 bucket = level.next(bucket)
         return found
 
+    def has_calls(self, span: Span) -> bool:
+        """Whether a call may have begun in the span: in one of the quarters of an hour that it touches, one did."""
+        return _has_any(self._newest[QUARTERS], span)
+
+    def has_flights(self, span: Span) -> bool:
+        """Whether a call may have a part in the span."""
+        known_us = min((day.until_us for day in self._days.values()), default=math.inf)
+        return span.end_us > known_us or _has_any(self._newest[PEAKS], span)
+
     def newest_us(self, level: Level, bucket: int) -> int:
         """When the newest of the bucket's rows was inserted; 0 when it has none any more."""
         return self._newest[level].get(bucket, 0)
@@ -158,21 +170,24 @@ class Freshness:
         changed = {day for day in marks.keys() | self._marks.keys() if marks.get(day) != self._marks.get(day)}
         if not changed:
             return
-        read = {day: _Day() for day in changed & marks.keys()}
         latest = time.time_ns() // 1000 + _AHEAD_US
+        read = {day: _Day() for day in changed & marks.keys()}
         rows = self._store.select(arrivals_statement(sorted(read))) if read else []
         for seconds, until, newest, count in rows:
             bucket = int(seconds) * 1_000_000
-            _take(read[_day_of(bucket)], bucket, min(int(until) * QUARTER_US, latest), int(newest), int(count))
+            day = read[_day_of(bucket)]
+            if int(until) * QUARTER_US > latest:
+                day.until_us = latest
+            _take(day, bucket, min(int(until) * QUARTER_US, latest), int(newest), int(count))
         touched: set[int] = set()
         in_flight: set[int] = set()
-        for day in changed:
-            for one in (self._days.pop(day, None), read.get(day)):
+        for name in changed:
+            for one in (self._days.pop(name, None), read.get(name)):
                 if one:
                     touched |= one.newest_us.keys()
                     in_flight |= one.in_flight.keys()
-            if day in read:
-                self._days[day] = read[day]
+            if name in read:
+                self._days[name] = read[name]
         self._marks = dict(marks)
         self._weigh(touched, in_flight)
 
@@ -253,6 +268,13 @@ def _take(day: _Day, bucket: int, last: int, newest_us: int, rows: int) -> None:
     for reached in range(bucket, last + 1, QUARTER_US):
         newest, begun = day.in_flight.get(reached, (0, bucket))
         day.in_flight[reached] = (max(newest, newest_us), min(begun, bucket))
+
+
+def _has_any(buckets: Mapping[int, int], span: Span) -> bool:
+    first = QUARTERS.floor(span.start_us)
+    if span.end_us - first > QUARTER_US * len(buckets):
+        return any(first <= bucket < span.end_us for bucket in buckets)
+    return any(bucket in buckets for bucket in range(first, span.end_us, QUARTER_US))
 
 
 def _set(newest: dict[int, int], bucket: int, value: int) -> None:

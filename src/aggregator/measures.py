@@ -7,16 +7,17 @@ null there, because no number would be true.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from aggregator.dimensions import QUANTITY, Binder
+from aggregator.sketch import QUANTILES
 
 Number = int | float | Decimal
 
-QUANTILES = (0.5, 0.95, 0.99)
 RELATIVE_ERROR = 0.01  # of a quantile: the contract's 1 %
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)  # a bin's upper bound over its lower one
 EMPTY_BIN = -1  # of a time that is zero, which has no logarithm; every other bin is 0 or more
@@ -36,6 +37,14 @@ class Component:
     calls: str
     merged: str
     result: str
+    reads: tuple[str, ...] = ()
+    """The columns of events that `calls` needs."""
+    merge: Callable[[Any, Any], Any] = operator.add
+    """Two results as one."""
+    is_sketch: bool = False
+
+    kept: tuple[str, ...] = ()
+    """The columns of a rollup that `merged` needs."""
 
     @property
     def alias(self) -> str:
@@ -46,8 +55,8 @@ def _alias(name: str) -> str:
     return f"m_{name}"
 
 
-def _sum(name: str, calls: str) -> Component:
-    return Component(name, calls, f"sum({name})", f"sum({_alias(name)})")
+def _sum(name: str, calls: str, *reads: str) -> Component:
+    return Component(name, calls, f"sum({name})", f"sum({_alias(name)})", reads, kept=(name,))
 
 
 def _sketch(name: str, micros: str) -> Component:
@@ -63,21 +72,30 @@ def _sketch(name: str, micros: str) -> Component:
     else:
         calls = f"{quantiles}StateIf({_LEVELS})(assumeNotNull({bin}), 1, isNotNull({micros}))"
     return Component(
-        name, calls, f"{quantiles}MergeState({_LEVELS})({name})", f"{quantiles}Merge({_LEVELS})({_alias(name)})"
+        name,
+        calls,
+        f"{quantiles}MergeState({_LEVELS})({name})",
+        f"{quantiles}Merge({_LEVELS})({_alias(name)})",
+        (micros,),
+        lambda one, other: one.merged(other),
+        is_sketch=True,
+        kept=(name,),
     )
 
 
 CALLS = _sum("calls", "count()")
-OK = _sum("ok", "countIf(outcome = 'ok')")
-CREDITS = _sum("credits", "sum(credits)")
-DURATION = _sum("duration_us", "sum(duration_us)")
-TTFB = _sum("ttfb_us", "sum(assumeNotNull(ifNull(ttfb_us, 0)))")
-TTFB_CALLS = _sum("ttfb_calls", "count(ttfb_us)")
-REQUEST_BYTES = _sum("request_bytes", "sum(request_bytes)")
-RESPONSE_BYTES = _sum("response_bytes", "sum(response_bytes)")
+OK = _sum("ok", "countIf(outcome = 'ok')", "outcome")
+CREDITS = _sum("credits", "sum(credits)", "credits")
+DURATION = _sum("duration_us", "sum(duration_us)", "duration_us")
+TTFB = _sum("ttfb_us", "sum(assumeNotNull(ifNull(ttfb_us, 0)))", "ttfb_us")
+TTFB_CALLS = _sum("ttfb_calls", "count(ttfb_us)", "ttfb_us")
+REQUEST_BYTES = _sum("request_bytes", "sum(request_bytes)", "request_bytes")
+RESPONSE_BYTES = _sum("response_bytes", "sum(response_bytes)", "response_bytes")
 DURATIONS = _sketch("durations", "duration_us")
 TTFBS = _sketch("ttfbs", "ttfb_us")
-QUANTITIES = Component("quantities", "sumMap(quantities)", "sumMap(quantities)", f"sumMap({_alias('quantities')})")
+QUANTITIES = Component(
+    "quantities", "sumMap(quantities)", "sumMap(quantities)", f"sumMap({_alias('quantities')})", ("quantities",)
+)
 
 COMPONENTS = (
     CALLS, OK, CREDITS, DURATION, TTFB, TTFB_CALLS, REQUEST_BYTES, RESPONSE_BYTES, QUANTITIES, DURATIONS, TTFBS,
@@ -123,8 +141,8 @@ def _mean_ms(results: Sequence[Any]) -> Number | None:
 
 def _quantile_ms(index: int) -> Callable[[Sequence[Any]], Number | None]:
     def value(results: Sequence[Any]) -> Number | None:
-        bins, count = results
-        return _middle_us(int(bins[index])) / 1000 if count else None
+        sketch, count = results
+        return _middle_us(sketch.bins[index]) / 1000 if count else None
 
     return value
 
@@ -170,7 +188,7 @@ def metric(name: str, bind: Binder, number: int = 0) -> Metric:
     if name.startswith(QUANTITY):
         sql = f"sum(quantities[{bind(name.removeprefix(QUANTITY), 'String')}])"
         column = f"quantity{number}"
-        quantity = Component(column, sql, sql, f"sum({_alias(column)})")
+        quantity = Component(column, sql, sql, f"sum({_alias(column)})", ("quantities",), kept=("quantities",))
         return Metric(name, name.removeprefix(QUANTITY), (quantity,), _quantity, additive=True)
     return METRICS[name]
 

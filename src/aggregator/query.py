@@ -1,16 +1,19 @@
-"""A question about usage: validated parameters in, the answer out. Pure, no I/O. plan.py puts it to the store.
+"""A question about usage and its answer. Pure, no I/O. plan.py and statements.py put it to the store, cells.py makes
+the answer of what comes back.
 
 The buckets are computed here from the zone's rules; the store only assigns calls to boundaries that it is given.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
-from typing import Any, NamedTuple
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 from aggregator.buckets import Interval, boundaries, from_us, stepped, to_us
 from aggregator.dimensions import Binder, Condition, Parameters
-from aggregator.measures import CONCURRENCY, Component, Metric, Number, is_additive, metric
+from aggregator.measures import CONCURRENCY, Component, Metric, Number, metric
 
 OTHER = "__other__"
 """The key of the series that holds all that is beyond `top`."""
@@ -72,17 +75,16 @@ class UsageQuery:
 
     def bounds(self) -> list[int]:
         """The starts of the buckets: never more than MAX_BUCKETS + 1 of them, so that a check is cheap."""
-        found: list[int] = []
-        for bound in self._starts():
-            found.append(bound)
-            if len(found) > MAX_BUCKETS:
-                break
-        return found
+        return list(_bounds(self.start_us, self.end_us, self.interval, self.step_seconds, self.zone))
 
-    def _starts(self) -> Iterator[int]:
-        if self.step_seconds is None:
-            return boundaries(self.start_us, self.end_us, self.interval, self.zone)
-        return stepped(self.start_us, self.end_us, self.step_seconds, self.zone)
+
+@lru_cache(maxsize=16)  # a question needs them several times, and so do a page's parts
+def _bounds(start_us: int, end_us: int, interval: Interval, step_seconds: int | None, zone: tzinfo) -> tuple[int, ...]:
+    if step_seconds is None:
+        starts = boundaries(start_us, end_us, interval, zone)
+    else:
+        starts = stepped(start_us, end_us, step_seconds, zone)
+    return tuple(islice(starts, MAX_BUCKETS + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,28 +141,18 @@ def plain_metrics(query: UsageQuery, bind: Binder) -> list[Metric]:
     return [metric(name, bind, i) for i, name in enumerate(query.metrics) if name not in CONCURRENCY]
 
 
-def components(query: UsageQuery) -> list[str]:
-    """The names of what makes up the plain metrics, each once: the columns of their statement."""
-    return list(dict.fromkeys(one.name for each in plain_metrics(query, Binder()) for one in each.components))
+def ranked_by(query: UsageQuery, bind: Binder) -> Metric:
+    """What decides which series a question's answer has: its first metric that adds up, or else the calls."""
+    additive = (one for one in plain_metrics(query, bind) if one.additive)
+    return next(additive, None) or metric("requests", bind)
 
 
-def usage_answer(
-    query: UsageQuery,
-    rows: Iterable[Sequence[Any]],
-    concurrency: Iterable[Sequence[Any]],
-    complete_until_us: int,
-    *,
-    peak_of_other: bool = True,
-) -> UsageAnswer:
-    """The rows of the two statements as series: greatest first, OTHER last, every bucket filled.
-
-    Without `peak_of_other` that series' peaks are null: they were made of peaks, which say nothing about all together.
-    """
-    bounds = query.bounds()
-    table = _Table(query, bounds, peak_of_other)
-    table.add(rows, components(query), plain_metrics(query, Binder()))
-    table.add(concurrency, ("highest", "busy"), _INTERVALS)
-    return UsageAnswer(query, bounds, table.series(), complete_until_us)
+def asked_components(query: UsageQuery, bind: Binder) -> list[Component]:
+    """What makes up the plain metrics and the rank of a series, each once: the columns of the statements."""
+    metrics = plain_metrics(query, bind)
+    if query.breakdown:
+        metrics.append(ranked_by(query, bind))
+    return list({one.name: one for each in metrics for one in each.components}.values())
 
 
 def named(answer: UsageAnswer, names: Mapping[str, Mapping[str, str]]) -> UsageAnswer:
@@ -172,77 +164,3 @@ def named(answer: UsageAnswer, names: Mapping[str, Mapping[str, str]]) -> UsageA
         for one in answer.series
     ]
     return replace(answer, series=series)
-
-
-_INTERVALS = (
-    Metric("concurrency", "calls", (Component("highest", "", "", ""),)),
-    Metric("concurrency_average", "calls", (Component("busy", "", "", ""),)),
-)
-
-
-class _Table:
-    """Cells by metric and key; turns sparse rows into complete series."""
-
-    def __init__(self, query: UsageQuery, bounds: list[int], peak_of_other: bool) -> None:
-        self._query = query
-        self._peak_of_other = peak_of_other
-        self._index = {bound: i for i, bound in enumerate(bounds)}
-        self._lengths = [b - a for a, b in zip(bounds, [*bounds[1:], query.end_us], strict=True)]
-        self._keys: dict[tuple[str, ...], None] = {}
-        self._values: dict[tuple[str, tuple[str, ...]], list[Number | None]] = {}
-        self._totals: dict[tuple[str, tuple[str, ...]], Number | None] = {}
-
-    def add(self, rows: Iterable[Sequence[Any]], columns: Sequence[str], metrics: Sequence[Metric]) -> None:
-        width = 2 + len(self._query.breakdown)
-        places = [[width + columns.index(part.name) for part in one.components] for one in metrics]
-        for row in rows:
-            bucket = None if row[0] else self._index[int(row[1])]
-            key = tuple(str(part) for part in row[2:width])
-            self._keys[key] = None
-            for one, positions in zip(metrics, places, strict=True):
-                self._put(one, key, bucket, [row[position] for position in positions])
-
-    def _put(self, one: Metric, key: tuple[str, ...], bucket: int | None, results: Sequence[Any]) -> None:
-        value = one.value(results)
-        if one.name == "concurrency" and OTHER in key and not self._peak_of_other:
-            value = None
-        if one.name == "concurrency_average" and value is not None:
-            length = sum(self._lengths) if bucket is None else self._lengths[bucket]
-            value = float(value) / length if length else 0
-        if bucket is None:
-            self._totals[one.name, key] = value
-        else:
-            self._values.setdefault((one.name, key), self._empty(one.name))[bucket] = value
-
-    def _empty(self, name: str) -> list[Number | None]:
-        return [self._nothing(name)] * len(self._lengths)
-
-    @staticmethod
-    def _nothing(name: str) -> Number | None:
-        return 0 if is_additive(name) or name in CONCURRENCY else None
-
-    def series(self) -> list[Series]:
-        keys = list(self._keys)
-        if not keys and not self._query.breakdown:
-            keys = [()]
-        return [self._one(name, key) for name in self._query.metrics for key in sorted(keys, key=self._order)]
-
-    def _order(self, key: tuple[str, ...]) -> tuple[bool, Number, tuple[str, ...]]:
-        ranked = next((name for name in self._query.metrics if is_additive(name)), self._query.metrics[0])
-        return OTHER in key, -(self._totals.get((ranked, key)) or 0), key
-
-    def _one(self, name: str, key: tuple[str, ...]) -> Series:
-        values = self._values.get((name, key)) or self._empty(name)
-        total = self._totals.get((name, key), self._nothing(name))
-        if self._query.cumulative:
-            values = _running(values)
-        return Series(name, dict(zip(self._query.breakdown, key, strict=True)), values, total)
-
-
-def _running(values: Iterable[Number | None]) -> list[Number | None]:
-    total: Number = 0
-    sums: list[Number | None] = []
-    for value in values:
-        total = total + (value or 0)  # type: ignore[operator]  # one metric's values are all of one kind
-        sums.append(total)
-    return sums

@@ -6,22 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from aggregator import request_file, usage_file
+from aggregator.answers import Answers
 from aggregator.buckets import from_us
 from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV, Format
 from aggregator.freshness import Freshness
 from aggregator.labels import Labels
-from aggregator.plan import (
-    Plan,
-    Top,
-    concurrency_statement,
-    is_swept,
-    plan,
-    top_statement,
-    usage_statement,
-    without_kept_peaks,
-)
-from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery, named, usage_answer
+from aggregator.plan import Plan, plan
+from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery, named
 from aggregator.request_log import (
     RequestsAnswer,
     RequestsQuery,
@@ -49,6 +41,7 @@ class Reader:
     ) -> None:
         self._store = store
         self._freshness = freshness or Freshness(store)
+        self._answers = Answers(store, self._check_kept)
         self._labels = labels or Labels(store)
         self._complete_until = complete_until
         self._retention = retention or Retention()
@@ -56,25 +49,14 @@ class Reader:
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
         planned = self._freshness.ask(lambda known: plan(query, known))
-        ranking = top_statement(planned)
-        top = self._store.select(ranking) if ranking else []
-        answer = self._answer(planned, top, complete_until_us)
-        before = query.previous() if query.compare else None
+        answer, top = self._answers.of(planned, complete_until_us)
+        names = self._labels.of(query.audience.workspace, query.breakdown)
+        answer, before = named(answer, names), query.previous() if query.compare else None
         if before:
             planned = self._freshness.ask(lambda known: plan(before, known))
-            answer = replace(answer, previous=self._answer(planned, top, complete_until_us))
+            previous, _ = self._answers.of(planned, complete_until_us, top)
+            answer = replace(answer, previous=named(previous, names))
         return answer
-
-    def _answer(self, planned: Plan, top: Top, complete_until_us: int) -> UsageAnswer:
-        query = planned.query
-        if len(top) == query.top and is_swept(query):
-            planned = without_kept_peaks(planned)
-        self._check_kept(planned)
-        statement, concurrency = usage_statement(planned, top), concurrency_statement(planned, top)
-        rows = self._store.select(statement) if statement else []
-        peaks = self._store.select(concurrency) if concurrency else []
-        answer = usage_answer(query, rows, peaks, complete_until_us, peak_of_other=planned.kept is None)
-        return named(answer, self._labels.of(query.audience.workspace, query.breakdown))
 
     def _check_kept(self, planned: Plan) -> None:
         """Raises QueryError where the answer would be made from what may have been removed: it would be too small."""

@@ -1,0 +1,117 @@
+"""Answers to questions about usage: puts their statements to the store, and keeps what cannot change.
+
+What a statement about rollups gives never changes: it names the version of each bucket, and a version's rows are
+written once, before it is published. So these rows are kept, by the statement and all its values (the workspace is one
+of them), and only what is newer than the rollups is asked anew: a late call or a correction makes its buckets dirty,
+and what comes of them is of another version, or of the calls themselves.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from aggregator.cells import Cells
+from aggregator.plan import Plan, Top, asks_concurrency, is_swept, without_kept_peaks
+from aggregator.query import Statement, UsageAnswer
+from aggregator.statements import Asked, concurrency_statements, top_statement, usage_statements
+from aggregator.store import Store
+
+KEPT_BYTES = 48 * 1024 * 1024  # some hundreds of charts; beyond it what was asked longest ago goes
+KEPT_SECONDS = 600.0  # somebody may change the tables by hand; then it shows after so long
+MOST_ROWS = 10_000  # of one statement that asks for every value: of more, the first ones are asked for beforehand
+
+Rows = Sequence[Sequence[Any]]
+
+
+class KeptRows:
+    """Rows of statements that always give the same; any thread may ask."""
+
+    def __init__(self, store: Store, most_bytes: int = KEPT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._most_bytes = most_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[bytes, tuple[float, int, Rows]] = OrderedDict()
+        self._bytes = 0
+
+    def of(self, asked: Asked) -> Rows:
+        return self.select(asked.statement) if asked.is_kept else self._store.select(asked.statement)
+
+    def select(self, statement: Statement) -> Rows:
+        key = blake2b(repr((statement.sql, statement.parameters)).encode(), digest_size=16).digest()
+        with self._lock:
+            until, _, rows = self._rows.get(key, (0.0, 0, ()))
+            if self._clock() < until:
+                self._rows.move_to_end(key)
+                return rows
+        rows = self._store.select(statement)
+        with self._lock:
+            self._put(key, rows)
+        return rows
+
+    def _put(self, key: bytes, rows: Rows) -> None:
+        size = sum(map(_size, rows))
+        self._bytes += size - self._rows.pop(key, (0.0, 0, ()))[1]
+        self._rows[key] = (self._clock() + KEPT_SECONDS, size, rows)
+        while self._bytes > self._most_bytes:
+            _, (_, removed, _) = self._rows.popitem(last=False)
+            self._bytes -= removed
+
+
+def _size(row: Sequence[Any]) -> int:
+    """Bytes, about: a number is an object of its own, and a sketch's state is a text."""
+    return 64 + 64 * len(row) + sum(len(value[1]) for value in row if isinstance(value, tuple))
+
+
+class Answers:
+    """`check` raises where a plan reads what may have been removed."""
+
+    def __init__(self, store: Store, check: Callable[[Plan], None], most_rows: int = MOST_ROWS) -> None:
+        self._kept = KeptRows(store)
+        self._check = check
+        self._most_rows = most_rows
+
+    def of(self, planned: Plan, complete_until_us: int, top: Top | None = None) -> tuple[UsageAnswer, Top]:
+        """The answer, and the keys that have a series of their own: those of `top` where it is given."""
+        self._check(planned)
+        cells = self._ranked(planned, top)
+        if cells is None:
+            top = self._top(planned) if top is None else top
+            cells = Cells(planned.query, top)
+            for rows in self._rows(usage_statements(planned, top)):
+                cells.add_calls(rows)
+            if len(top) == planned.query.top and is_swept(planned.query):
+                planned = without_kept_peaks(planned)
+                self._check(planned)
+            for rows in self._rows(concurrency_statements(planned, top)):
+                cells.add_flights(rows)
+        return cells.answer(complete_until_us, peak_of_other=planned.kept is None), cells.top or []
+
+    def _ranked(self, planned: Plan, top: Top | None) -> Cells | None:
+        """Of every value, ranked here; None where there are too many for that, or where only the store can."""
+        query = planned.query
+        if asks_concurrency(query) or not query.breakdown:
+            return None
+        cells = Cells(query, top)
+        for rows in self._rows(usage_statements(planned, most=self._most_rows + 1)):
+            if len(rows) > self._most_rows:
+                return None
+            cells.add_calls(rows)
+        if not cells.can_rank():
+            return None
+        cells.rank()
+        return cells
+
+    def _top(self, planned: Plan) -> Top:
+        statement = top_statement(planned)
+        if statement is None:
+            return []
+        is_kept = all(one.level for one in (*planned.with_calls, *planned.with_flights))
+        return self._kept.of(Asked(statement, is_kept))
+
+    def _rows(self, asked: Iterable[Asked]) -> Iterable[Rows]:
+        for one in asked:
+            yield self._kept.of(one)

@@ -1,0 +1,315 @@
+"""How a question is put to the store: a statement for each table that its plan reads. Pure, no I/O.
+
+Each gives components by asked bucket and breakdown, and by a second grouping set each series' total: an average or a
+quantile of the whole range is not made from those of its buckets. What two statements say of the same bucket is merged
+by the components' own rules (query.py). One statement over all tables would be one round trip, but the engine takes
+longer to plan it than to run its parts one after the other; and what is asked of rollups can be kept (answers.py).
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from aggregator.buckets import Run, runs
+from aggregator.cover import PEAKS, Level, Segment, Span
+from aggregator.cubes import published
+from aggregator.dimensions import Binder, expression
+from aggregator.measures import Component
+from aggregator.plan import Plan, Top, asks_concurrency, by_level
+from aggregator.query import OTHER, Statement, UsageQuery, asked_components, conditions, in_range, ranked_by
+
+ONE_GROUP = "one_group"
+"""The name under which a statement knows one of a call's groups."""
+
+MAX_STEPS = 8  # runs of boundaries that are told apart one by one
+
+
+def top_statement(plan: Plan) -> Statement | None:
+    """Rows of breakdown values, the first `top` of them; None without a breakdown.
+
+    The list is by the first metric that adds up, over the whole range; a tie goes to the lesser value, so that the
+    same question has the same answer. Calls that only reach into the range have a share in its concurrency alone:
+    they rank as nothing. Both of the statements below take the same list, or their series would not fit together.
+    """
+    query = plan.query
+    if not query.breakdown:
+        return None
+    bind = Binder()
+    keys, join = _plain_keys(query, bind)
+    names = ", ".join(f"k{i}" for i in range(len(keys)))
+    selected = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
+    # Alike to the metric's own result, so that both statements rank the same way.
+    rank = ranked_by(query, bind).components
+    parts = []
+    for source in _sources(plan):
+        values = " - ".join(source.component(one) for one in rank)
+        rows = source.rows(plan, rank, selected, join, bind)
+        parts.append(f"SELECT {names}, {values} AS rank FROM {rows} GROUP BY {names}")
+    if asks_concurrency(query):
+        parts += _in_flight(plan, bind)
+    if not parts:
+        return None
+    return Statement(
+        f"SELECT {names} FROM ({' UNION ALL '.join(parts)}) GROUP BY {names} ORDER BY sum(rank) DESC, {names} "
+        f"LIMIT {bind(query.top, 'UInt32')}",
+        bind.parameters,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A statement, and whether its rows never change: what is asked of rollups names the versions that count."""
+
+    statement: Statement
+    is_kept: bool
+
+
+def usage_statements(plan: Plan, top: Top | None = None, most: int | None = None) -> list[Asked]:
+    """Rows `(is_total, number of the bucket, breakdown…, component…)`, at most so many.
+
+    The components stand in the order of `query.asked_components`; a sketch is a pair, of its bins and of its state
+    where there may be other rows to merge it with. Without `top` every value of a breakdown has a series of its own.
+    """
+    query, sources = plan.query, _sources(plan)
+    bounds = query.bounds()
+    # A bucket that two tables answer has a segment that begins within it.
+    shared = sorted({_within(bounds, Span(*span))[0] for one in sources for span in one.spans if span[0] not in bounds})
+    found = []
+    for source in sources:
+        bind = Binder()
+        asked = asked_components(query, bind)
+        keys, join = _plain_keys(query, bind) if top is None else _keys(query, top, bind)
+        names = _names(keys)
+        merges = _merges(shared, bind) if len(sources) > 1 else "0"
+        values = "".join(f", {_value(source.component(one), one, merges)}" for one in asked)
+        selected = f"{_slot(source.micros, bounds, source.whole, bind)} AS slot{_selected(keys)}"
+        sql = (
+            f"SELECT grouping(slot) AS is_total, slot{names}{values} "
+            f"FROM {source.rows(plan, asked, selected, join, bind)} "
+            f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))"
+        )
+        if most is not None:
+            sql += f" LIMIT {bind(most, 'UInt32')}"
+        found.append(Asked(Statement(sql, bind.parameters), source.level is not None))
+    return found
+
+
+def _merges(shared: Sequence[int], bind: Binder) -> str:
+    """Whether a row may have to be merged with another statement's: a total, and a bucket that two tables answer."""
+    return f"(is_total = 1 OR has({bind(shared, 'Array(Int64)')}, slot))" if shared else "is_total = 1"
+
+
+def _value(aggregate: str, component: Component, merges: str) -> str:
+    if not component.is_sketch:
+        return aggregate
+    return f"tuple(finalizeAggregation({aggregate} AS {component.alias}), if({merges}, hex({component.alias}), ''))"
+
+
+def concurrency_statements(plan: Plan, top: Top = ()) -> list[Asked]:
+    """Rows `(is_total, number of the bucket, breakdown…, peak, microseconds in flight)`; none when it is not asked for.
+
+    A call's interval `[started, started + duration)` is cut at the boundaries. Where two pieces meet, those of one call
+    touch without overlapping, so the greatest peak of the pieces is that of the whole.
+    """
+    query = plan.query
+    if not asks_concurrency(query):
+        return []
+    bounds, found = query.bounds(), []
+    kept = [Span(one.start_us, one.end_us) for one in plan.with_flights if one.level]
+    if kept:
+        bind = Binder()
+        keys, _ = _keys(query, top, bind)
+        whole = Span(kept[0].start_us, kept[-1].end_us)
+        selected = f"peak AS highest, busy_us AS busy, {_slot(_MICROS_OF_BUCKET, bounds, whole, bind)} AS slot"
+        rows = _peak_rows(plan, kept, selected + _selected(keys), bind)
+        found.append(Asked(_greatest(rows, keys, bind), is_kept=True))
+    swept = [one for one in plan.with_flights if one.level is None]
+    if swept:
+        bind = Binder()
+        keys, join = _keys(query, top, bind)
+        parts = [_swept(plan, one, bounds, keys, join, bind) for one in swept]
+        found.append(Asked(_greatest(f"({' UNION ALL '.join(parts)})", keys, bind), is_kept=False))
+    return found
+
+
+def _greatest(rows: str, keys: Sequence[str], bind: Binder) -> Statement:
+    names = _names(keys)
+    return Statement(
+        f"SELECT grouping(slot) AS is_total, slot{names}, max(highest), sum(busy) FROM {rows} "
+        f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))",
+        bind.parameters,
+    )
+
+
+_MICROS_OF_BUCKET = "toInt64(toUnixTimestamp(bucket)) * 1000000"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One table, and where in it the answer lies."""
+
+    level: Level | None
+    spans: tuple[Span, ...]
+
+    @property
+    def whole(self) -> Span:
+        return Span(self.spans[0].start_us, self.spans[-1].end_us)
+
+    @property
+    def micros(self) -> str:
+        return _MICROS_OF_BUCKET if self.level else "toUnixTimestamp64Micro(started)"
+
+    def component(self, one: Component) -> str:
+        return one.merged if self.level else one.calls
+
+    def rows(self, plan: Plan, asked: Iterable[Component], selected: str, join: str, bind: Binder) -> str:
+        """Its rows with what they are grouped by: the engine cannot always group by an expression of its own."""
+        columns = [name for one in asked for name in (one.kept if self.level else one.reads)]
+        selected = ", ".join([*dict.fromkeys(columns), selected])
+        where = conditions(plan.query.audience, plan.query.filters, bind)
+        if self.level and plan.cube:
+            where += [f"cube = '{plan.cube.name}'", published(self.spans, plan.versions[self.level], bind)]
+            return f"(SELECT {selected} FROM {self.level.table} {join}WHERE {' AND '.join(where)})"
+        where.append(f"({' OR '.join(' AND '.join(in_range(*span, bind)) for span in self.spans)})")
+        return f"(SELECT {selected} FROM events FINAL {join}WHERE {' AND '.join(where)})"
+
+
+def _sources(plan: Plan) -> list[_Source]:
+    return [_Source(level, tuple(spans)) for level, spans in by_level(plan.with_calls).items()]
+
+
+def _selected(keys: Sequence[str]) -> str:
+    return "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
+
+
+def _names(keys: Sequence[str]) -> str:
+    return "".join(f", k{i}" for i in range(len(keys)))
+
+
+def _bounds(bounds: Sequence[int], bind: Binder) -> str:
+    """The boundaries as an array that the store builds: a year of hours is three bound runs, not 8,760 numbers."""
+    parts = []
+    for run in runs(bounds):
+        first, step, count = bind(run.first, "Int64"), bind(run.step, "Int64"), bind(run.count, "UInt32")
+        parts.append(f"arrayMap(i -> {first} + toInt64(i) * {step}, range({count}))")
+    return f"arrayConcat({', '.join(parts)})" if len(parts) > 1 else parts[0]
+
+
+def _slot(micros: str, bounds: Sequence[int], span: Span, bind: Binder) -> str:
+    """The number of the asked bucket that a moment of the span lies in.
+
+    Reckoned, since the engine plans long with long arrays; and from the span's own start, so that two questions that
+    begin at different moments of one bucket of a rollup are put to it in the same words.
+    """
+    number, inside = _within(bounds, span)
+    found = runs([span.start_us, *inside])
+    if len(found) > MAX_STEPS:
+        array = _bounds(inside, bind)
+        return f"toInt64({bind(number, 'Int64')} + arrayCount(bound -> bound <= {micros}, {array}))"
+    choices: list[str] = []
+    for run in found:
+        choices[:0] = [f"{micros} >= {bind(run.first, 'Int64')}", _in_run(micros, run, number, bind)]
+        number += run.count
+    return f"multiIf({', '.join(choices[:-2])}, {choices[-1]})" if len(choices) > 2 else choices[-1]
+
+
+def _in_run(micros: str, run: Run, number: int, bind: Binder) -> str:
+    first = bind(number, "Int64")
+    if run.count == 1:
+        return first
+    begins, step, last = bind(run.first, "Int64"), bind(run.step, "Int64"), bind(run.count - 1, "Int64")
+    return f"{first} + least(intDiv({micros} - {begins}, {step}), {last})"
+
+
+def _within(bounds: Sequence[int], span: Span) -> tuple[int, Sequence[int]]:
+    """The number of the bucket in which the span begins, and the boundaries inside it."""
+    first = bisect_right(bounds, span.start_us)
+    return first - 1, bounds[first : bisect_left(bounds, span.end_us)]
+
+
+def _overlaps(span: Segment, bind: Binder) -> list[str]:
+    """The calls whose interval `[started, started + duration)` has a part in it: one without length has none."""
+    ends = "toUnixTimestamp64Micro(started) + duration_us"
+    begins_before = in_range(0, span.end_us, bind)[1]
+    return [begins_before, f"{ends} > {bind(span.start_us, 'Int64')}", "duration_us > 0"]
+
+
+def _swept(plan: Plan, span: Segment, bounds: Sequence[int], keys: list[str], join: str, bind: Binder) -> str:
+    """The peak and the time in flight of each asked bucket's part in a stretch of calls."""
+    number, inside = _within(bounds, Span(span.start_us, span.end_us))
+    start, end, names = bind(span.start_us, "Int64"), bind(span.end_us, "Int64"), _names(keys)
+    where = " AND ".join(conditions(plan.query.audience, plan.query.filters, bind) + _overlaps(span, bind))
+    flights = (
+        f"(SELECT greatest(toUnixTimestamp64Micro(started), {start}) AS begins, "
+        f"least(toUnixTimestamp64Micro(started) + duration_us, {end}) AS ends{_selected(keys)} "
+        f"FROM events FINAL {join}WHERE {where})"
+    )
+    first = bind(number, "Int64")
+    if not inside:
+        return (
+            f"SELECT {first} AS slot{names}, maxIntersections(begins, ends) AS highest, sum(ends - begins) AS busy "
+            f"FROM {flights} WHERE ends > begins GROUP BY slot{names}"
+        )
+    edges = _bounds([span.start_us, *inside], bind)
+    # Numbered from 1 on, as arrays are.
+    touched = [f"toUInt64(indexOf({edges}, roundDown({moment}, {edges})))" for moment in ("begins", "ends - 1")]
+    pieces = f"range({touched[0]}, {touched[1]} + 1)"
+    following = f"arrayPushBack(arrayPopFront({edges}), {end})"
+    return (
+        f"SELECT toInt64(piece) - 1 + {first} AS slot{names}, "
+        f"maxIntersections(greatest(begins, {edges}[piece]), least(ends, {following}[piece])) AS highest, "
+        f"sum(least(ends, {following}[piece]) - greatest(begins, {edges}[piece])) AS busy "
+        f"FROM (SELECT *, arrayJoin({pieces}) AS piece FROM {flights} WHERE ends > begins) GROUP BY slot{names}"
+    )
+
+
+def _peak_rows(plan: Plan, spans: Sequence[Span], selected: str, bind: Binder) -> str:
+    kept = plan.kept
+    if kept is None:
+        raise ValueError("these peaks are not kept")
+    named = f", value AS {kept.dimension}" if kept.dimension else ""
+    where = [f"dimension = '{kept.subject}'", published(spans, plan.versions[PEAKS], bind)]
+    asked = conditions(plan.query.audience, plan.query.filters, bind) or ["1"]
+    rows = f"SELECT *{named} FROM {PEAKS.table} WHERE {' AND '.join(where)}"
+    return f"(SELECT {selected} FROM ({rows}) WHERE {' AND '.join(asked)})"
+
+
+def _in_flight(plan: Plan, bind: Binder) -> list[str]:
+    """The keys of all calls that have a part in the question's concurrency, with nothing for their rank."""
+    keys, join = _plain_keys(plan.query, bind)
+    selected = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
+    parts = []
+    for one in plan.with_flights:
+        if one.level is None:
+            where = conditions(plan.query.audience, plan.query.filters, bind) + _overlaps(one, bind)
+            parts.append(f"SELECT DISTINCT {selected}, 0 AS rank FROM events FINAL {join}WHERE {' AND '.join(where)}")
+    kept = [Span(one.start_us, one.end_us) for one in plan.with_flights if one.level]
+    if kept:
+        parts.append(f"SELECT DISTINCT * FROM {_peak_rows(plan, kept, f'{selected}, 0 AS rank', bind)}")
+    return parts
+
+
+def _plain_keys(query: UsageQuery, bind: Binder) -> tuple[list[str], str]:
+    """The breakdown's expressions, and the join by which a call counts in each of its groups."""
+    keys = [ONE_GROUP if name == "group" else expression(name, bind) for name in query.breakdown]
+    return keys, f"ARRAY JOIN {expression('group', bind)} AS {ONE_GROUP} " if ONE_GROUP in keys else ""
+
+
+def _keys(query: UsageQuery, top: Top, bind: Binder) -> tuple[list[str], str]:
+    """The breakdown's expressions with all beyond `top` as OTHER, and the join that a group breakdown needs.
+
+    A call in several groups that are not in the list counts once in OTHER, so that nothing counts twice there.
+    """
+    if not query.breakdown:
+        return [], ""
+    plain, join = _plain_keys(query, bind)
+    key = f"({', '.join(plain)})" if len(plain) > 1 else plain[0]
+    columns = [bind([row[i] for row in top], "Array(String)") for i in range(len(plain))]
+    names = [f"t{i}" for i in range(len(plain))]
+    listed = ", ".join(f"{values} AS {name}" for values, name in zip(columns, names, strict=True))
+    in_top = f"{key} IN (SELECT {', '.join(names)} FROM system.one ARRAY JOIN {listed})"
+    if not join:
+        return [f"if({in_top}, {value}, '{OTHER}')" for value in plain], ""
+    texts, other = ", ".join(f"toString({value})" for value in plain), ", ".join(f"'{OTHER}'" for _ in plain)
+    capped = f"arrayMap({ONE_GROUP} -> if({in_top}, tuple({texts}), tuple({other})), {expression('group', bind)})"
+    return [f"one_key.{i + 1}" for i in range(len(plain))], f"ARRAY JOIN arrayDistinct({capped}) AS one_key "
