@@ -5,10 +5,12 @@ The page's script takes names, numbers and links from the table, so nothing is s
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import tzinfo
 from decimal import Decimal
+from functools import lru_cache
 
 from aggregator import charts
-from aggregator.buckets import from_us
+from aggregator.buckets import Interval, from_us
 from aggregator.colors import THEMES
 from aggregator.measures import Number
 from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery
@@ -74,27 +76,37 @@ Closer = Callable[[UsageQuery, int], str]
 def closer_in(view: View) -> Closer:
     """The bucket by itself in finer ones; a minute in the log, since nothing is finer than its calls."""
 
-    def href(query: UsageQuery, bound: int) -> str:
-        finer = _FINER.get(query.interval)
-        moments = _moments(query, bound)
-        return view.href({**moments, "last": None, "interval": finer}) if finer else _log(view, moments)
-
-    return href
+    return lambda query, bound: _closer_in(view, bound, query.interval, query.zone)
 
 
 def closer_in_log(view: View) -> Closer:
     """The bucket's calls."""
-    return lambda query, bound: _log(view, _moments(query, bound))
+    return lambda query, bound: _log(view, bound, query.interval, query.zone)
 
 
-def _log(view: View, moments: dict[str, str]) -> str:
+KEPT = 4096  # addresses and names of buckets, half a megabyte: every figure of a page shows the same ones
+
+
+@lru_cache(KEPT)
+def _closer_in(view: View, bound: int, interval: Interval, zone: tzinfo) -> str:
+    finer = _FINER.get(interval)
+    if not finer:
+        return _log(view, bound, interval, zone)
+    return view.href({**_moments(bound, interval, zone), "last": None, "interval": finer})
+
+
+@lru_cache(KEPT)
+def _log(view: View, bound: int, interval: Interval, zone: tzinfo) -> str:
     rest = tuple(item for item in view.items if item[0] not in RANGE_ONLY)
-    return View("/requests", (*moments.items(), *rest)).elsewhere("/requests")
+    return View("/requests", (*_moments(bound, interval, zone).items(), *rest)).elsewhere("/requests")
 
 
-def _moments(query: UsageQuery, bound: int) -> dict[str, str]:
-    end_us = bucket_end_us(bound, query.interval, query.zone)
-    return {"start": from_us(bound, query.zone).isoformat(), "end": from_us(end_us, query.zone).isoformat()}
+def _moments(bound: int, interval: Interval, zone: tzinfo) -> dict[str, str]:
+    end_us = bucket_end_us(bound, interval, zone)
+    return {"start": from_us(bound, zone).isoformat(), "end": from_us(end_us, zone).isoformat()}
+
+
+_name = lru_cache(KEPT)(bucket_name)
 
 
 def usage_figure(
@@ -151,7 +163,7 @@ def _figure(
     query = answer.query
     rows = [
         Row(
-            bucket_name(bound, query.interval, query.zone),
+            _name(bound, query.interval, query.zone),
             closer(query, bound),
             [cell(one.values[index], one.metric) for one in series],
         )

@@ -25,8 +25,8 @@ VERSION_BITS = 12  # of a version are random, below its microseconds: two aggreg
 
 PARTS = Statement(
     "SELECT table, partition_id, max(max_block_number), max(data_version) FROM system.parts "
-    "WHERE database = currentDatabase() AND table IN ('events', 'published') AND active GROUP BY table, partition_id "
-    "HAVING sum(rows) > 0",
+    "WHERE database = currentDatabase() AND table IN ('events', 'published', 'labels') AND active "
+    "GROUP BY table, partition_id HAVING sum(rows) > 0",
     {},
 )
 
@@ -99,11 +99,22 @@ class Freshness:
         self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
         self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
         self._spans: dict[Level, list[Span]] = {}
+        self._looks = 0  # begun
+        self._looked = 0  # the last that succeeded
+        self.labels_mark: tuple[int, int] | None = None
+        """Changes when the labels do; None while there are none."""
 
     def ask(self, question: Callable[["Freshness"], T]) -> T:
-        """What `question` makes of the store as it is now, by the methods below; nothing changes meanwhile."""
+        """What `question` makes of the store as it is now, by the methods below; nothing changes meanwhile.
+
+        Those who wait for one another share a look at the store: it must only have begun after they came.
+        """
+        looks_before = self._looks
         with self._lock:
-            self._refresh()
+            if self._looked <= looks_before:
+                self._looks += 1
+                self._refresh()
+                self._looked = self._looks
             return question(self)
 
     def dirty(self, level: Level) -> Sequence[Span]:
@@ -165,6 +176,7 @@ class Freshness:
         days = {part: mark for (table, part), mark in marks.items() if table == "events"}
         self._read_days(days)
         self._read_pointers(marks.get(("published", "all")))
+        self.labels_mark = marks.get(("labels", "all"))
 
     def _read_days(self, marks: Mapping[str, tuple[int, int]]) -> None:
         changed = {day for day in marks.keys() | self._marks.keys() if marks.get(day) != self._marks.get(day)}

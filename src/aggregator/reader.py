@@ -11,7 +11,7 @@ from aggregator.buckets import from_us
 from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV, Format
 from aggregator.freshness import Freshness
-from aggregator.labels import Labels
+from aggregator.labels import KeptNames, Labels
 from aggregator.plan import Plan, plan
 from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery, named
 from aggregator.request_log import (
@@ -43,14 +43,15 @@ class Reader:
         self._freshness = freshness or Freshness(store)
         self._answers = Answers(store, self._check_kept)
         self._labels = labels or Labels(store)
+        self._names = KeptNames(self._labels)
         self._complete_until = complete_until
         self._retention = retention or Retention()
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
-        planned = self._freshness.ask(lambda known: plan(query, known))
+        planned, labels_mark = self._freshness.ask(lambda known: (plan(query, known), known.labels_mark))
         answer, top = self._answers.of(planned, complete_until_us)
-        names = self._labels.of(query.audience.workspace, query.breakdown)
+        names = self._names.of(query.audience.workspace, query.breakdown, labels_mark)
         answer, before = named(answer, names), query.previous() if query.compare else None
         if before:
             planned = self._freshness.ask(lambda known: plan(before, known))

@@ -1,6 +1,8 @@
 """What is kept of answers never makes one wrong, and answers from several statements are those from one."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +15,7 @@ from aggregator.buckets import QUARTER_US, to_us
 from aggregator.cover import QUARTERS, Span, spans_of
 from aggregator.dimensions import Binder, Filter
 from aggregator.freshness import Freshness
+from aggregator.labels import Labels
 from aggregator.plan import plan
 from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery
 from aggregator.reader import Reader
@@ -20,10 +23,12 @@ from aggregator.rollup import Rollup
 from aggregator.sketch import Sketch
 from aggregator.store import Store
 from tests.aggregator.events import NOON, call
+from tests.conftest import wait_until
 
 METRICS = ("credits", "requests", "errors", "latency_p50", "latency_p95", "ttfb_avg", "ttfb_p95", "quantity.characters")
 SUMS = ("errors", "credits", "latency_avg", "quantity.characters")
 START = NOON.replace(hour=0)
+HOUR_OF_NOON = Span(to_us(NOON), to_us(NOON + timedelta(hours=1)))
 
 
 class Watched:
@@ -247,3 +252,57 @@ def test_a_call_in_the_newest_minutes_is_there_at_once(store: Store, reader: Rea
     store.insert([call(now)])
 
     assert reader.usage(query).series[0].total == 1
+
+
+def test_a_label_shows_as_soon_as_it_is_set_changed_or_taken_away(store: Store, reader: Reader) -> None:
+    store.insert([call(voice="v1", credits=2), call(voice="v2", credits=1)])
+    clock = iter(range(1, 9))
+    labels = Labels(store, lambda: next(clock))
+
+    def shown() -> list[str]:
+        return [one.label for one in reader.usage(day("voice", metrics=("credits",))).series]
+
+    seen = [shown()]
+    for changed in ({"v1": "Amy"}, {"v1": "Ann", "v2": "Ben"}, {"v1": ""}):
+        labels.put("acme", "voice", changed)
+        seen += [shown(), shown()]
+    labels.put("other", "voice", {"v1": "Theirs"})
+
+    assert seen[::2] == [["v1", "v2"], ["Amy", "v2"], ["Ann", "Ben"], ["v1", "Ben"]]
+    assert seen[1::2] == seen[2::2]
+    assert shown() == ["v1", "Ben"]
+
+
+class Slow:
+    """A store that waits, once it was asked, until it may answer."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.asked = threading.Semaphore(0)
+        self.may_answer = threading.Semaphore(0)
+        self.looks = 0
+
+    def select(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        if "system.parts" in statement.sql:
+            self.looks += 1
+            self.asked.release()
+            assert self.may_answer.acquire(timeout=30)
+        return self.store.select(statement)
+
+
+def test_those_who_wait_share_a_look_at_the_store_that_began_after_they_came(store: Store) -> None:
+    """The first look began before the call was there, and before the others came: it must not answer them."""
+    slow = Slow(store)
+    freshness = Freshness(slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(freshness.ask, lambda known: None)
+        assert slow.asked.acquire(timeout=30)
+        store.insert([call()])
+        others = [threads.submit(freshness.ask, lambda known: known.has_calls(HOUR_OF_NOON)) for _ in range(3)]
+        wait_until(lambda: all(one.running() for one in others), "the others have come")
+        for _ in range(4):
+            slow.may_answer.release()
+        first.result()
+        assert [one.result() for one in others] == [True] * 3
+
+    assert 2 <= slow.looks < 4
