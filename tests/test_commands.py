@@ -1,6 +1,7 @@
 """The commands, as a user types them: what they print, and what they say when something is wrong."""
 
 import os
+import signal
 import socket
 import subprocess
 from importlib.metadata import version
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from aggregator.app import Service
+from aggregator.serving import announce
+from aggregator.settings import Settings
+from tests.conftest import free_port, wait_until
 from tests.processes import COMMAND, serving
+
+DAY = {"start": "2026-03-10", "end": "2026-03-10"}
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -42,6 +48,88 @@ def test_a_wrong_setting_is_one_clear_sentence(environ: dict[str, str], hint: st
     assert found.returncode == 2
     assert hint in found.stderr
     assert len(found.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--bogus"], "usage-meter serve: No such option: --bogus"),
+        (["serve", "--port", "http"], "usage-meter serve: Invalid value for '--port': must be a whole number"),
+        (["query", "--interval"], "Option '--interval' requires an argument"),
+        (["frobnicate"], "usage-meter: No such command 'frobnicate'"),
+        (["import"], "usage-meter import: Missing argument"),
+        (["import", "x", "--format", "xml"], "'xml' is not one of 'combined', 'jsonl', 'csv'"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_sentence(arguments: list[str], said: str) -> None:
+    found = run(*arguments)
+
+    assert found.returncode == 2
+    assert said in found.stderr
+    assert "--help)" in found.stderr
+    assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("role", ["consumer", "api"])
+@pytest.mark.parametrize("own", ["AGGREGATOR_STORE_URL", "AGGREGATOR_REDIS_URL"])
+def test_half_a_service_needs_what_two_processes_can_share(role: str, own: str, tmp_path: Path) -> None:
+    shared = {"AGGREGATOR_STORE_URL": "http://clickhouse.example:8123/x", "AGGREGATOR_REDIS_URL": "redis://a.example"}
+    embedded = {"AGGREGATOR_STORE_URL": f"chdb://{tmp_path}", "AGGREGATOR_REDIS_URL": "embedded"}
+
+    found = run("serve", "--role", role, **shared | {own: embedded[own]})
+
+    assert found.returncode == 2
+    assert f"--role {role} is one of two processes, and {own} is '{embedded[own]}'" in found.stderr
+    assert "or leave --role out" in found.stderr
+
+
+def test_a_consumer_names_no_page(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(store_url="http://clickhouse.example:8123/x", secret="a secret of the tests, long enough")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        announce(Service(settings, "consumer"), listener)
+
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["metrics", "store", "redis"]
+
+
+def test_ctrl_c_ends_a_tail_at_once_and_says_nothing(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as service,
+        subprocess.Popen(
+            [COMMAND, "tail", "--url", service.page], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as tail,
+    ):
+        assert tail.stderr
+        assert "Ctrl-C ends" in tail.stderr.readline()
+
+        tail.send_signal(signal.SIGINT)
+
+        assert tail.wait(20) == 130
+        assert tail.stderr.read() == ""
+
+
+def test_an_import_that_is_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    line = '{{"id": "{0}", "time": "2026-03-10T12:00:00Z", "workspace": "acme"}}\n'
+    command = [COMMAND, "import", "-", "--format", "jsonl"]
+    with serving(tmp_path) as service:
+        arguments = [*command, "--url", service.page]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+            assert first.stdin
+            assert first.stderr
+            first.stdin.write("".join(line.format(number) for number in range(50_000)))
+            first.stdin.flush()
+            wait_until(lambda: service.total("requests", **DAY) > 0, "some are stored")
+
+            first.send_signal(signal.SIGINT)
+
+            assert first.wait(20) == 130
+            said = first.stderr.read()
+        assert "the same command again records the rest" in said
+        assert "Traceback" not in said
+        everything = "".join(line.format(number) for number in range(60_000))
+        again = subprocess.run(arguments, input=everything, capture_output=True, text=True, timeout=60)
+
+        assert again.returncode == 0, again.stderr
+        wait_until(lambda: service.total("requests", **DAY) == 60_000, "each is stored once")
 
 
 def test_a_store_in_use_names_its_holder(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from rich.table import Table
 from aggregator import dead_command, import_command, query_command, tail_command, token_command, verify_command
 from aggregator.client import ClientSettings
 from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
-from aggregator.terminal import console, errors, friendly
+from aggregator.terminal import Commands, console, errors, friendly
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,8 +61,9 @@ def serve(
     store_url: StoreUrl = None,
 ) -> None:
     """Run the service: take events out of Redis, store them, answer questions."""
-    with friendly():
+    with friendly(interrupted=0):
         settings = Settings.from_env(os.environ, host=host, port=port, redis_url=redis_url, store_url=store_url)
+        settings.check_role(role.value)
         from aggregator.app import check_redis
         from aggregator.serving import run, serving
 
@@ -74,7 +76,7 @@ def serve(
 @app.command()
 def demo(port: Port = None, store_url: StoreUrl = None) -> None:
     """Everything at once, embedded: the service, an example API, sixty days of history and live traffic."""
-    with friendly():
+    with friendly(interrupted=0):
         settings = Settings.from_env(os.environ, port=port, store_url=store_url, redis_url=EMBEDDED, host="127.0.0.1")
         from aggregator.demo import Demo, check_installation
         from aggregator.serving import address, run, serving

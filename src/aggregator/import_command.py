@@ -67,7 +67,8 @@ def import_file(
                 importer.run(events(opened, format, given))
             except KeyboardInterrupt:
                 errors.print(
-                    f"stopped after {_summary(importer.progress, began)}; the same command again records the rest"
+                    f"stopped after {_summary(importer.progress, began)}; the same command again records the rest",
+                    soft_wrap=True,
                 )
                 raise typer.Exit(130) from None  # as the shell says it of a command that was interrupted
         report.close()

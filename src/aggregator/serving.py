@@ -33,9 +33,13 @@ def address(listener: socket.socket) -> str:
 
 
 def announce(service: Service, listener: socket.socket) -> None:
-    """The page's address, the store's URL and the Redis URL, one a line: for people, and for scripts to read."""
+    """The page's address, the store's URL and the Redis URL, one a line: for people, and for scripts to read.
+
+    A consumer has no page: only its metrics, and whether it is well.
+    """
+    where = address(listener)
     for name, value in (
-        ("page", address(listener)),
+        ("metrics", f"{where}metrics") if service.role == "consumer" else ("page", where),
         ("store", service.shown_store_url),
         ("redis", service.shown_redis_url),
     ):

@@ -103,6 +103,25 @@ class Settings:
         """From the environment; an override that is not None wins. Raises SettingsError that names the variable."""
         return cls(**{name: value for name, (value, _) in explained(environ, **overrides).items() if value is not None})
 
+    def check_role(self, role: str) -> None:
+        """Half a service shares its store and its Redis with the other half. Raises SettingsError."""
+        if role == "all":
+            return
+        for name, value, is_own, right in (
+            (
+                "STORE_URL",
+                self.store_url,
+                self.is_embedded_store,
+                "a ClickHouse server, http://user:password@host:8123/db",
+            ),
+            ("REDIS_URL", self.redis_url, self.redis_url == EMBEDDED, "a Redis, redis://host:6379/0"),
+        ):
+            if is_own:
+                raise SettingsError(
+                    f"--role {role} is one of two processes, and {PREFIX}{name} is '{value}', which belongs to one: "
+                    f"set it to {right}, or leave --role out"
+                )
+
     @property
     def directory(self) -> Path:
         """Where everything embedded keeps its files: the chDB store's, else `./usage-data`."""

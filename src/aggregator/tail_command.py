@@ -34,7 +34,10 @@ def tail(
     url: Url = None,
     token: Token = None,
 ) -> None:
-    """Show each call as it is stored, until Ctrl-C. Connects again when the service goes away."""
+    """Show each call as it is stored, until Ctrl-C. Connects again when the service goes away.
+
+    What is stored while there is no connection is not shown: the Request Log has it.
+    """
     items = given(q=q, min_latency=min_latency, tz=tz, scope=scope)
     with friendly():
         items += filter_items(filters or [])
@@ -49,12 +52,13 @@ def tail(
 def calls(client: Client, items: Items) -> Generator[str, None, None]:
     """The JSON of each call, for ever. Raises ServiceError only when the service was never there."""
     connected, pause = False, FIRST_PAUSE_SECONDS
+    greeting = f"calls at {client.url}, as they are stored; Ctrl-C ends"
     while True:
         try:
             for line in client.lines("/v1/requests/stream", items, SILENCE_SECONDS):
-                if not connected:
-                    errors.print(f"calls at {client.url}, as they are stored; Ctrl-C ends", style="dim", soft_wrap=True)
-                connected, pause = True, FIRST_PAUSE_SECONDS
+                if greeting:
+                    errors.print(greeting, style="dim", soft_wrap=True)
+                connected, pause, greeting = True, FIRST_PAUSE_SECONDS, ""
                 name, _, value = line.partition(": ")
                 if name == "event" and value == "skipped":
                     errors.print("… more calls than can be shown: the Request Log has them all", style="dim")
@@ -66,6 +70,7 @@ def calls(client: Client, items: Items) -> Generator[str, None, None]:
             errors.print(f"{error}; connecting again", markup=False, style="dim", soft_wrap=True)
         else:
             errors.print("the stream ended; connecting again", style="dim")
+        greeting = "connected again; what was stored in between is in the Request Log" if connected else greeting
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
