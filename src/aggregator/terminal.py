@@ -6,7 +6,7 @@ with exit code 1, Ctrl-C with 130 as a shell says it; a service that was told to
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
@@ -34,9 +34,17 @@ _PLAINLY = {
 class Commands(TyperGroup):
     """Says what is wrong with an option in one line, as with everything else."""
 
-    def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> NoReturn:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
         try:
-            code = super().main(*arguments, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.Abort:
             code = INTERRUPTED
         except Exception as error:  # typer has a click of its own, or the real one: they share no class
