@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from aggregator.app import connect
 from aggregator.ingest import EVENTS_PER_ENTRY, Ingest
+from aggregator.rollup import MARGIN_SECONDS, PAUSE_SECONDS
 from tests.browser.conftest import ARGUMENTS, UNDRAWN, chromium
 from tests.conftest import wait_until
 from tests.processes import ServiceProcess, serving
@@ -76,12 +77,19 @@ def fill(service: ServiceProcess, days: int) -> int:
                 waiting = []
         Ingest(client).send(waiting)
     wait_until(lambda: calls(service) >= sent, "the history is stored", seconds=300)
+    time.sleep(MARGIN_SECONDS + PAUSE_SECONDS)  # before that the rollups' worker leaves alone what has just come
     return sent
 
 
 def calls(service: ServiceProcess) -> int:
     kinds = (service.total("requests", last="12mo", kind=kind) for kind in ("request", "webhook"))
     return int(sum(kinds))
+
+
+def waiting(service: ServiceProcess) -> float:
+    """Buckets that the rollups have yet to compute."""
+    lines = httpx.get(service.page + "metrics").text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("usage_meter_rollup_waiting "))
 
 
 def timed(what: Callable[[], object]) -> float:
@@ -139,6 +147,7 @@ def main() -> None:
         directory = given.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         service = stack.enter_context(serving(directory))
         count = calls(service) or fill(service, given.days)
+        wait_until(lambda: waiting(service) == 0, "the rollups are computed", seconds=300)
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
         stack.callback(browser.close)

@@ -14,14 +14,14 @@ from hashlib import blake2b
 from typing import Any
 
 from aggregator.cells import Cells
-from aggregator.plan import Plan, Top, asks_concurrency, is_swept, without_kept_peaks
+from aggregator.plan import Plan, Top, is_swept, without_kept_peaks
 from aggregator.query import Statement, UsageAnswer
-from aggregator.statements import Asked, concurrency_statements, top_statement, usage_statements
+from aggregator.statements import Asked, concurrency_statements, rank_statements, top_statement, usage_statements
 from aggregator.store import Store
 
 KEPT_BYTES = 48 * 1024 * 1024  # some hundreds of charts; beyond it what was asked longest ago goes
 KEPT_SECONDS = 600.0  # somebody may change the tables by hand; then it shows after so long
-MOST_ROWS = 10_000  # of one statement that asks for every value: of more, the first ones are asked for beforehand
+MOST_KEYS = 5000  # ranked here, in some milliseconds; the store sorts more of them faster
 
 Rows = Sequence[Sequence[Any]]
 
@@ -69,48 +69,43 @@ def _size(row: Sequence[Any]) -> int:
 class Answers:
     """`check` raises where a plan reads what may have been removed."""
 
-    def __init__(self, store: Store, check: Callable[[Plan], None], most_rows: int = MOST_ROWS) -> None:
+    def __init__(self, store: Store, check: Callable[[Plan], None], most_keys: int = MOST_KEYS) -> None:
+        self._store = store
         self._kept = KeptRows(store)
         self._check = check
-        self._most_rows = most_rows
+        self._most_keys = most_keys
 
     def of(self, planned: Plan, complete_until_us: int, top: Top | None = None) -> tuple[UsageAnswer, Top]:
         """The answer, and the keys that have a series of their own: those of `top` where it is given."""
         self._check(planned)
-        cells = self._ranked(planned, top)
-        if cells is None:
-            top = self._top(planned) if top is None else top
-            cells = Cells(planned.query, top)
-            for rows in self._rows(usage_statements(planned, top)):
-                cells.add_calls(rows)
-            if len(top) == planned.query.top and is_swept(planned.query):
-                planned = without_kept_peaks(planned)
-                self._check(planned)
-            for rows in self._rows(concurrency_statements(planned, top)):
-                cells.add_flights(rows)
-        return cells.answer(complete_until_us, peak_of_other=planned.kept is None), cells.top or []
-
-    def _ranked(self, planned: Plan, top: Top | None) -> Cells | None:
-        """Of every value, ranked here; None where there are too many for that, or where only the store can."""
-        query = planned.query
-        if asks_concurrency(query) or not query.breakdown:
-            return None
-        cells = Cells(query, top)
-        for rows in self._rows(usage_statements(planned, most=self._most_rows + 1)):
-            if len(rows) > self._most_rows:
-                return None
+        top = self._top(planned) if top is None else top
+        cells = Cells(planned.query)
+        for rows in self._rows(usage_statements(planned, top)):
             cells.add_calls(rows)
-        if not cells.can_rank():
-            return None
-        cells.rank()
-        return cells
+        if len(top) == planned.query.top and is_swept(planned.query):
+            planned = without_kept_peaks(planned)
+            self._check(planned)
+        for rows in self._rows(concurrency_statements(planned, top)):
+            cells.add_flights(rows)
+        return cells.answer(complete_until_us, peak_of_other=planned.kept is None), top
 
     def _top(self, planned: Plan) -> Top:
-        statement = top_statement(planned)
-        if statement is None:
+        """Ranked here from what each table says, so that only what is newer than the rollups has to be asked for."""
+        query = planned.query
+        if not query.breakdown:
             return []
-        is_kept = all(one.level for one in (*planned.with_calls, *planned.with_flights))
-        return self._kept.of(Asked(statement, is_kept))
+        ranks: dict[tuple[str, ...], Any] = {}
+        for rows in self._rows(rank_statements(planned, self._most_keys + 1)):
+            if len(rows) > self._most_keys:
+                return self._top_of_very_many(planned)
+            for *key, rank in rows:
+                name = tuple(map(str, key))
+                ranks[name] = ranks.get(name, 0) + rank
+        return sorted(ranks, key=lambda key: (-ranks[key], key))[: query.top]
+
+    def _top_of_very_many(self, planned: Plan) -> Top:
+        statement = top_statement(planned)
+        return self._store.select(statement) if statement else []
 
     def _rows(self, asked: Iterable[Asked]) -> Iterable[Rows]:
         for one in asked:

@@ -24,6 +24,7 @@ from aggregator import api, directory, export, live_api, openapi, pages, problem
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
+from aggregator.drawing import Drawing
 from aggregator.elevenlabs import api as elevenlabs
 from aggregator.embedded_redis import EmbeddedRedis
 from aggregator.errors import SettingsError, StoreError
@@ -108,7 +109,12 @@ class Service:
         )
         self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
         consumer.on_stored(self.metrics.calls_stored)
+        drawing = Drawing()
+        self._stack.callback(drawing.close)
+        if self.role != "consumer":
+            drawing.prepare()
         self.app = create_app(
+            drawing=drawing,
             reader=Reader(self.store, backlog.complete_until_us, freshness=freshness, retention=retention),
             ingest=self.ingest,
             tokens=tokens,
@@ -146,6 +152,7 @@ def create_app(
     live: Live,
     role: Role = "all",
     look: Look | None = None,
+    drawing: Drawing | None = None,
 ) -> FastAPI:
     """The web application over these objects: no I/O happens here."""
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, static_url="/static/docs", title="usage-meter")
@@ -160,7 +167,9 @@ def create_app(
         app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
         app.include_router(elevenlabs.router(reader, labels, limits, principal))
         app.include_router(
-            pages.router(reader, principal, tokens=tokens, failures=failures, look=look, labels=labels, limits=limits)
+            pages.router(
+                reader, principal, drawing, tokens=tokens, failures=failures, look=look, labels=labels, limits=limits
+            )
         )
     if not tokens.required:
         # Without a secret whoever reaches us is an operator: a web page elsewhere must not, by a name that it

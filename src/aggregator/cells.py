@@ -1,7 +1,7 @@
-"""What the store says of a question, as its answer: cells by bucket and series, merged, ranked and filled. Pure.
+"""What the store says of a question, as its answer: cells by bucket and series, merged and filled. Pure.
 
-The rows come from several statements, each of other calls. A cell holds a metric's components, so that cells merge:
-two rows of one bucket, and all series beyond the first `top` as OTHER.
+The rows come from several statements, each of other calls. A cell holds a metric's components, so that two rows of one
+bucket and series merge.
 """
 
 import operator
@@ -10,7 +10,7 @@ from typing import Any
 
 from aggregator.dimensions import Binder
 from aggregator.measures import CONCURRENCY, Number, is_additive
-from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery, asked_components, plain_metrics, ranked_by
+from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery, asked_components, plain_metrics
 from aggregator.sketch import Sketch
 
 Key = tuple[str, ...]
@@ -20,16 +20,14 @@ _PEAK, _BUSY = 0, 1  # the columns of a statement about concurrency
 
 
 class Cells:
-    """Of one question. `top` are the keys that have a series of their own, the others are OTHER already."""
+    """Of one question."""
 
-    def __init__(self, query: UsageQuery, top: Iterable[Row] | None = None) -> None:
+    def __init__(self, query: UsageQuery) -> None:
         self._query = query
         self._components = asked_components(query, Binder())
         self._calls: dict[tuple[Key, int | None], list[Any]] = {}
         self._flights: dict[tuple[Key, int | None], list[Any]] = {}
         self._keys: dict[Key, None] = {}
-        self.top = None if top is None else [tuple(map(str, row)) for row in top]
-        """The first `top` of all keys, once they are known."""
 
     def add_calls(self, rows: Iterable[Row]) -> None:
         sketches = [i for i, one in enumerate(self._components) if one.is_sketch]
@@ -54,31 +52,6 @@ class Cells:
                 values[i] = Sketch(*values[i])
             self._keys[key] = None
             _merge(cells, (key, None if row[0] else int(row[1])), values, merges)
-
-    def can_rank(self) -> bool:
-        """Whether these cells, of all keys, make those of the first `top` and of OTHER: not where a sketch came without
-        what merges it, and a call of several groups would count several times in OTHER."""
-        if len(self._keys) <= self._query.top and self.top is None:
-            return True
-        return "group" not in self._query.breakdown and not any(one.is_sketch for one in self._components)
-
-    def rank(self) -> None:
-        """Keep the first `top` series apart and make OTHER of all beyond them."""
-        if self.top is None:
-            ranked = ranked_by(self._query, Binder())
-            places = [self._place(one.name) for one in ranked.components]
-            ranks: dict[Key, Any] = {
-                key: ranked.value([values[place] for place in places])
-                for (key, bucket), values in self._calls.items()
-                if bucket is None
-            }
-            self.top = sorted(ranks, key=lambda key: (-ranks[key], key))[: self._query.top]
-        kept, other = set(self.top), (OTHER,) * len(self._query.breakdown)
-        cells, self._calls = self._calls, {}
-        merges = [one.merge for one in self._components]
-        for (key, bucket), values in cells.items():
-            _merge(self._calls, (key if key in kept else other, bucket), values, merges)
-        self._keys = {key if key in kept else other: None for key in self._keys}
 
     def _place(self, name: str) -> int:
         return next(i for i, one in enumerate(self._components) if one.name == name)

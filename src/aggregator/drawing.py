@@ -6,6 +6,7 @@ starts with the first image and ends when this one does, however that ends: its 
 
 import gzip
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ from typing import Any, BinaryIO
 
 from aggregator.errors import AggregatorError, BusyError
 
+logger = logging.getLogger(__name__)
+
 # Vega Embed brings Vega, Vega-Lite and the interpreter that a page without `unsafe-eval` needs.
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 WAITING = 8  # charts drawn or waiting at once: each holds a thread of the server, and takes a tenth of a second
+WAIT_SECONDS = 2.0  # for a place, when WAITING others have theirs: together they take one, as a rule
 DRAW_SECONDS = 60.0  # a chart takes a tenth of one, and the first, on a busy small machine, ten
 END_SECONDS = 2.0  # for the process to leave by itself
 
@@ -32,10 +36,14 @@ class DrawingError(AggregatorError):
 
 
 class Drawing:
-    """Draws one chart at a time; any thread may ask. Raises BusyError when WAITING others do, and DrawingError."""
+    """Draws one chart at a time; any thread may ask. Raises DrawingError, and BusyError where WAITING others do
+    for longer than WAIT_SECONDS."""
 
-    def __init__(self) -> None:
+    def __init__(self, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._wait_seconds = wait_seconds
         self._lock = threading.Lock()
+        self._making = threading.Lock()
+        self._script = b""
         self._places = threading.BoundedSemaphore(WAITING)
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[[subprocess.Popen[bytes]], Drawing] | None = None
@@ -45,12 +53,24 @@ class Drawing:
         """Changes whenever the script does; known without making it."""
         return blake2b(f"{version('vl-convert-python')} {SNIPPET}".encode(), digest_size=8).hexdigest()
 
-    @cached_property
+    def prepare(self) -> None:
+        """Make the script meanwhile, so that the first page does not wait for it."""
+        threading.Thread(target=self._prepare, name="usage-meter-script", daemon=True).start()
+
+    def _prepare(self) -> None:
+        try:
+            self.script  # noqa: B018  # made when it is read
+        except DrawingError as error:
+            logger.warning("the charts' script is not made: %s", error)
+
+    @property
     def script(self) -> bytes:
         """The JavaScript that sets `window.vegaEmbed`, deflated (gzip). Made once, which takes seconds."""
-        script = gzip.compress(self._ask({"what": "script", "snippet": SNIPPET}), mtime=0)
-        self.close()  # what bundling took is a hundred megabytes that images do not need
-        return script
+        with self._making:
+            if not self._script:
+                self._script = gzip.compress(self._ask({"what": "script", "snippet": SNIPPET}), mtime=0)
+                self.close()  # what bundling took is a hundred megabytes that images do not need
+            return self._script
 
     def svg(self, spec: dict[str, Any], config: dict[str, Any]) -> bytes:
         return self._draw({"what": "svg", "spec": spec, "config": config})
@@ -59,7 +79,7 @@ class Drawing:
         return self._draw({"what": "png", "spec": spec, "config": config, "scale": scale})
 
     def _draw(self, order: dict[str, Any]) -> bytes:
-        if not self._places.acquire(blocking=False):
+        if not self._places.acquire(timeout=self._wait_seconds):
             raise BusyError(f"{WAITING} charts are being drawn: try again in a moment")
         try:
             return self._ask(order)

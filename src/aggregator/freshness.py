@@ -165,6 +165,18 @@ class Freshness:
         day = self._days.get(_day_of(bucket))
         return day.rows.get(bucket, 0) if day else 0
 
+    def holding(self, span: Span, calls: int, newest: bool) -> Span:
+        """The newest part of the span, or its oldest, with so many rows in it, duplicates and all; or the whole."""
+        held = 0
+        for name in sorted(self._days, reverse=newest):
+            rows = self._days[name].rows
+            for bucket in sorted(rows, reverse=newest):
+                if span.start_us <= bucket and bucket + QUARTER_US <= span.end_us:  # what lies in it as a whole
+                    held += rows[bucket]
+                if held >= calls:
+                    return Span(bucket, span.end_us) if newest else Span(span.start_us, bucket + QUARTER_US)
+        return span
+
     def earliest_us(self, span: Span) -> int:
         """Where the earliest quarter of an hour begins in which a call began that has a part in the span."""
         buckets = range(span.start_us, span.end_us, QUARTER_US)

@@ -148,11 +148,8 @@ def ranked_by(query: UsageQuery, bind: Binder) -> Metric:
 
 
 def asked_components(query: UsageQuery, bind: Binder) -> list[Component]:
-    """What makes up the plain metrics and the rank of a series, each once: the columns of the statements."""
-    metrics = plain_metrics(query, bind)
-    if query.breakdown:
-        metrics.append(ranked_by(query, bind))
-    return list({one.name: one for each in metrics for one in each.components}.values())
+    """What makes up the plain metrics, each once: the columns of the statements."""
+    return list({one.name: one for each in plain_metrics(query, bind) for one in each.components}.values())
 
 
 def named(answer: UsageAnswer, names: Mapping[str, Mapping[str, str]]) -> UsageAnswer:

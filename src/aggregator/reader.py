@@ -24,7 +24,7 @@ from aggregator.request_log import (
     requests_statement,
 )
 from aggregator.retention import Retention
-from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, slices
+from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, looks, slices
 from aggregator.store import Store
 
 
@@ -71,7 +71,12 @@ class Reader:
                 raise QueryError([Problem("start", fault)])
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
-        return requests_answer(query, self._store.select(requests_statement(query)))
+        rows: Sequence[Sequence[Any]] = ()
+        for part in self._freshness.ask(lambda known: looks(query, known.holding)):
+            rows = self._store.select(requests_statement(part))
+            if len(rows) > query.limit:
+                break
+        return requests_answer(query, rows)
 
     def requests_file(self, query: RequestsQuery, format: Format) -> Iterator[bytes]:
         """All calls of the question, without a cap and in flat memory; a failure raises, in the middle too."""

@@ -3,11 +3,12 @@
 Slices are cut at instants, so no call is in two of them and none between them, whatever arrives while they are read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from aggregator.buckets import HOUR_US, MINUTE_US, SECOND_US
+from aggregator.cover import Span
 from aggregator.dimensions import Binder
 from aggregator.query import Statement
 from aggregator.request_log import RequestsQuery
@@ -15,6 +16,10 @@ from aggregator.request_log import RequestsQuery
 SLICE_CALLS = 100_000  # some 40 MB while they are sorted; a statement's fixed cost is a twentieth of their reading
 GRAINS_US = (HOUR_US, MINUTE_US, SECOND_US // 10)
 """Where a slice may be cut; the finer ones where an hour, or a minute, holds too many calls."""
+
+
+FIRST_PAGES = 4  # of calls that the first look for a page goes through, whoever made them
+MORE_PAGES = 64  # times as many in the second; the third goes through all
 
 
 class Slice(NamedTuple):
@@ -52,3 +57,19 @@ def slices(query: RequestsQuery, counts: Iterable[Sequence[int]]) -> list[Slice]
         for start, end, held in zip(starts, ends, calls, strict=True)
     ]
     return found[::-1] if query.descending else found
+
+
+def looks(query: RequestsQuery, holding: Callable[[Span, int, bool], Span]) -> list[RequestsQuery]:
+    """Where to look for a page of the question: near the page's edge first, at last in the whole range.
+
+    `holding` gives the newest (or the oldest) part of a span that holds so many calls of any kind. What a look finds
+    are the first calls in the question's order, so a look that finds enough for the page has found the page.
+    """
+    whole = Span(query.start_us, query.end_us)
+    if query.cursor and query.descending:
+        whole = Span(query.start_us, min(query.end_us, query.cursor.started_us + 1))
+    elif query.cursor:
+        whole = Span(max(query.start_us, query.cursor.started_us), query.end_us)
+    calls = FIRST_PAGES * (query.limit + 1)
+    spans = [holding(whole, number, query.descending) for number in (calls, calls * MORE_PAGES)] + [whole]
+    return [replace(query, start_us=span.start_us, end_us=span.end_us) for span in dict.fromkeys(spans)]

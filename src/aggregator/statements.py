@@ -7,8 +7,9 @@ longer to plan it than to run its parts one after the other; and what is asked o
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aggregator.buckets import Run, runs
 from aggregator.cover import PEAKS, Level, Segment, Span
@@ -24,38 +25,6 @@ ONE_GROUP = "one_group"
 MAX_STEPS = 8  # runs of boundaries that are told apart one by one
 
 
-def top_statement(plan: Plan) -> Statement | None:
-    """Rows of breakdown values, the first `top` of them; None without a breakdown.
-
-    The list is by the first metric that adds up, over the whole range; a tie goes to the lesser value, so that the
-    same question has the same answer. Calls that only reach into the range have a share in its concurrency alone:
-    they rank as nothing. Both of the statements below take the same list, or their series would not fit together.
-    """
-    query = plan.query
-    if not query.breakdown:
-        return None
-    bind = Binder()
-    keys, join = _plain_keys(query, bind)
-    names = ", ".join(f"k{i}" for i in range(len(keys)))
-    selected = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
-    # Alike to the metric's own result, so that both statements rank the same way.
-    rank = ranked_by(query, bind).components
-    parts = []
-    for source in _sources(plan):
-        values = " - ".join(source.component(one) for one in rank)
-        rows = source.rows(plan, rank, selected, join, bind)
-        parts.append(f"SELECT {names}, {values} AS rank FROM {rows} GROUP BY {names}")
-    if asks_concurrency(query):
-        parts += _in_flight(plan, bind)
-    if not parts:
-        return None
-    return Statement(
-        f"SELECT {names} FROM ({' UNION ALL '.join(parts)}) GROUP BY {names} ORDER BY sum(rank) DESC, {names} "
-        f"LIMIT {bind(query.top, 'UInt32')}",
-        bind.parameters,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A statement, and whether its rows never change: what is asked of rollups names the versions that count."""
@@ -64,13 +33,82 @@ class Asked:
     is_kept: bool
 
 
-def usage_statements(plan: Plan, top: Top | None = None, most: int | None = None) -> list[Asked]:
-    """Rows `(is_total, number of the bucket, breakdown…, component…)`, at most so many.
+def rank_statements(plan: Plan, most: int) -> list[Asked]:
+    """Rows `(breakdown…, rank)`, at most so many of each statement; ranks of the same values add up.
+
+    The series are ranked by the first metric that adds up, over the whole range. Calls that only reach into the range
+    have a share in its concurrency alone: they rank as nothing.
+    """
+    found = []
+    for ranking, is_kept in _rankings(plan):
+        bind = Binder()
+        sql = f"{ranking(bind)} LIMIT {bind(most, 'UInt32')}"
+        found.append(Asked(Statement(sql, bind.parameters), is_kept))
+    return found
+
+
+def top_statement(plan: Plan) -> Statement | None:
+    """Rows of breakdown values, the first `top` of them; a tie goes to the lesser value, so that the same question has
+    the same answer. None where nothing is read."""
+    query, bind = plan.query, Binder()
+    parts = [ranking(bind) for ranking, _ in _rankings(plan)]
+    if not parts:
+        return None
+    names = ", ".join(f"k{i}" for i in range(len(query.breakdown)))
+    return Statement(
+        f"SELECT {names} FROM ({' UNION ALL '.join(parts)}) GROUP BY {names} ORDER BY sum(rank) DESC, {names} "
+        f"LIMIT {bind(query.top, 'UInt32')}",
+        bind.parameters,
+    )
+
+
+Ranking = Callable[[Binder], str]
+
+
+def _rankings(plan: Plan) -> Iterator[tuple[Ranking, bool]]:
+    """A SELECT for each place to look at, and whether its rows never change."""
+    for source in _sources(plan):
+        yield partial(_ranking, plan, source), source.level is not None
+    if asks_concurrency(plan.query):
+        for one in plan.with_flights:
+            if one.level is None:
+                yield partial(_in_flight, plan, one), False
+        kept = [Span(one.start_us, one.end_us) for one in plan.with_flights if one.level]
+        if kept:
+            yield partial(_in_kept_flight, plan, kept), True
+
+
+def _ranking(plan: Plan, source: "_Source", bind: Binder) -> str:
+    keys, join = _plain_keys(plan.query, bind)
+    names = _names(keys).removeprefix(", ")
+    rank = ranked_by(plan.query, bind).components
+    value = " - ".join(source.component(one) for one in rank)
+    rows = source.rows(plan, rank, _selected(keys).removeprefix(", "), join, bind)
+    return f"SELECT {names}, {value} AS rank FROM {rows} GROUP BY {names}"
+
+
+def _in_flight(plan: Plan, span: Segment, bind: Binder) -> str:
+    """The keys of all calls with a part in the span, with nothing for their rank."""
+    keys, join = _plain_keys(plan.query, bind)
+    where = " AND ".join(conditions(plan.query.audience, plan.query.filters, bind) + _overlaps(span, bind))
+    return f"SELECT DISTINCT {_selected(keys).removeprefix(', ')}, 0 AS rank FROM events FINAL {join}WHERE {where}"
+
+
+def _in_kept_flight(plan: Plan, spans: Sequence[Span], bind: Binder) -> str:
+    keys, _ = _plain_keys(plan.query, bind)
+    selected = f"{_selected(keys).removeprefix(', ')}, 0 AS rank"
+    return f"SELECT DISTINCT * FROM {_peak_rows(plan, spans, selected, bind)}"
+
+
+def usage_statements(plan: Plan, top: Top = ()) -> list[Asked]:
+    """Rows `(is_total, number of the bucket, breakdown…, component…)`; none when only concurrency is asked for.
 
     The components stand in the order of `query.asked_components`; a sketch is a pair, of its bins and of its state
-    where there may be other rows to merge it with. Without `top` every value of a breakdown has a series of its own.
+    where there may be other rows to merge it with.
     """
     query, sources = plan.query, _sources(plan)
+    if not asked_components(query, Binder()):
+        return []
     bounds = query.bounds()
     # A bucket that two tables answer has a segment that begins within it.
     shared = sorted({_within(bounds, Span(*span))[0] for one in sources for span in one.spans if span[0] not in bounds})
@@ -78,7 +116,7 @@ def usage_statements(plan: Plan, top: Top | None = None, most: int | None = None
     for source in sources:
         bind = Binder()
         asked = asked_components(query, bind)
-        keys, join = _plain_keys(query, bind) if top is None else _keys(query, top, bind)
+        keys, join = _keys(query, top, bind)
         names = _names(keys)
         merges = _merges(shared, bind) if len(sources) > 1 else "0"
         values = "".join(f", {_value(source.component(one), one, merges)}" for one in asked)
@@ -88,8 +126,6 @@ def usage_statements(plan: Plan, top: Top | None = None, most: int | None = None
             f"FROM {source.rows(plan, asked, selected, join, bind)} "
             f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))"
         )
-        if most is not None:
-            sql += f" LIMIT {bind(most, 'UInt32')}"
         found.append(Asked(Statement(sql, bind.parameters), source.level is not None))
     return found
 
@@ -274,21 +310,6 @@ def _peak_rows(plan: Plan, spans: Sequence[Span], selected: str, bind: Binder) -
     return f"(SELECT {selected} FROM ({rows}) WHERE {' AND '.join(asked)})"
 
 
-def _in_flight(plan: Plan, bind: Binder) -> list[str]:
-    """The keys of all calls that have a part in the question's concurrency, with nothing for their rank."""
-    keys, join = _plain_keys(plan.query, bind)
-    selected = ", ".join(f"{key} AS k{i}" for i, key in enumerate(keys))
-    parts = []
-    for one in plan.with_flights:
-        if one.level is None:
-            where = conditions(plan.query.audience, plan.query.filters, bind) + _overlaps(one, bind)
-            parts.append(f"SELECT DISTINCT {selected}, 0 AS rank FROM events FINAL {join}WHERE {' AND '.join(where)}")
-    kept = [Span(one.start_us, one.end_us) for one in plan.with_flights if one.level]
-    if kept:
-        parts.append(f"SELECT DISTINCT * FROM {_peak_rows(plan, kept, f'{selected}, 0 AS rank', bind)}")
-    return parts
-
-
 def _plain_keys(query: UsageQuery, bind: Binder) -> tuple[list[str], str]:
     """The breakdown's expressions, and the join by which a call counts in each of its groups."""
     keys = [ONE_GROUP if name == "group" else expression(name, bind) for name in query.breakdown]
@@ -304,7 +325,7 @@ def _keys(query: UsageQuery, top: Top, bind: Binder) -> tuple[list[str], str]:
         return [], ""
     plain, join = _plain_keys(query, bind)
     key = f"({', '.join(plain)})" if len(plain) > 1 else plain[0]
-    columns = [bind([row[i] for row in top], "Array(String)") for i in range(len(plain))]
+    columns = [bind([row[i] for row in sorted(map(tuple, top))], "Array(String)") for i in range(len(plain))]
     names = [f"t{i}" for i in range(len(plain))]
     listed = ", ".join(f"{values} AS {name}" for values, name in zip(columns, names, strict=True))
     in_top = f"{key} IN (SELECT {', '.join(names)} FROM system.one ARRAY JOIN {listed})"

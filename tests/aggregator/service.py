@@ -41,6 +41,7 @@ class TestedService:
         secret: str = SECRET,
         look: Look | None = None,
         retention: Retention | None = None,
+        reader: Reader | None = None,
     ) -> None:
         self.store = store
         self.revocations = Revocations(store)
@@ -59,7 +60,7 @@ class TestedService:
         self.metrics = Metrics(backlog, live, self.consumer.statistics, self.rollup.statistics)
         self.consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
-            reader=Reader(store, backlog.complete_until_us, freshness=self.freshness, retention=retention),
+            reader=reader or Reader(store, backlog.complete_until_us, freshness=self.freshness, retention=retention),
             ingest=Ingest(client, retention=retention),
             tokens=self.tokens,
             revocations=self.revocations,

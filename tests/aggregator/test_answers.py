@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -19,6 +21,7 @@ from aggregator.labels import Labels
 from aggregator.plan import plan
 from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery
 from aggregator.reader import Reader
+from aggregator.request_log import Cursor, RequestsQuery
 from aggregator.rollup import Rollup
 from aggregator.sketch import Sketch
 from aggregator.store import Store
@@ -158,7 +161,7 @@ def test_ranked_here_or_by_the_store_the_series_are_the_same(
     assert {one.level for one in planned.with_calls} >= {None, QUARTERS}
 
     here, ranked_here = Answers(store, lambda _: None).of(planned, 0)
-    by_store, ranked_by_store = Answers(store, lambda _: None, most_rows=0).of(planned, 0)
+    by_store, ranked_by_store = Answers(store, lambda _: None, most_keys=0).of(planned, 0)
 
     assert numbers(here) == numbers(by_store)
     assert [tuple(key) for key in ranked_here] == [tuple(key) for key in ranked_by_store]
@@ -306,3 +309,27 @@ def test_those_who_wait_share_a_look_at_the_store_that_began_after_they_came(sto
         assert [one.result() for one in others] == [True] * 3
 
     assert 2 <= slow.looks < 4
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("voice", ["voice1", "voice4", "nobody's"])
+def test_page_by_page_the_log_is_what_it_is_as_a_whole(store: Store, voice: str, descending: bool) -> None:
+    """However near to the page's edge its calls are looked for first: in an hour, or in a month."""
+    calls = [
+        call(START - timedelta(days=i * i % 31, seconds=i), voice=f"voice{min(4, i % 97)}", credits=i)
+        for i in range(900)
+    ]
+    store.insert([*calls, *calls[:50]])
+    reader = Reader(store, lambda: 0)
+    expected = sorted(((one.started_us, one.id) for one in calls if one.voice == voice), reverse=descending)
+
+    seen: list[tuple[int, bytes]] = []
+    query = RequestsQuery(0, to_us(START) + 1, filters=(Filter("voice", (voice,)),), limit=7, descending=descending)
+    while True:
+        page = reader.requests(query)
+        seen += [(to_us(datetime.fromisoformat(one["time"])), UUID(one["id"]).bytes) for one in page.requests]
+        if page.next_cursor is None:
+            break
+        query = replace(query, cursor=Cursor.parse(page.next_cursor))
+
+    assert seen == expected

@@ -1,6 +1,8 @@
 """Charts as images: any view as SVG or PNG, bounded, and kept while it stays the same."""
 
+import gzip
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -102,7 +104,7 @@ def test_an_image_that_stays_the_same_is_drawn_once(site: Site, monkeypatch: pyt
 
 
 def test_no_more_charts_wait_than_the_server_can_spare_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow, begun, ended = Drawing(), threading.Semaphore(0), threading.Event()
+    slow, begun, ended = Drawing(wait_seconds=0), threading.Semaphore(0), threading.Event()
 
     def ask(_: object) -> bytes:
         begun.release()
@@ -122,3 +124,36 @@ def test_no_more_charts_wait_than_the_server_can_spare_threads(monkeypatch: pyte
     for thread in threads:
         thread.join()
     assert slow.svg({}, {}) == b"image"
+
+
+def test_one_chart_too_many_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, begun, ended = Drawing(wait_seconds=30), threading.Semaphore(0), threading.Event()
+
+    def ask(_: object) -> bytes:
+        begun.release()
+        ended.wait(30)
+        return b"image"
+
+    monkeypatch.setattr(slow, "_ask", ask)
+    with ThreadPoolExecutor() as threads:
+        images = [threads.submit(slow.svg, {}, {}) for _ in range(drawing.WAITING + 1)]
+        for _ in range(drawing.WAITING):
+            assert begun.acquire(timeout=30)
+        ended.set()
+
+        assert [one.result() for one in images] == [b"image"] * (drawing.WAITING + 1)
+
+
+def test_the_script_is_made_once_and_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    early, made = Drawing(), threading.Semaphore(0)
+
+    def ask(_: object) -> bytes:
+        made.release()
+        return b"script"
+
+    monkeypatch.setattr(early, "_ask", ask)
+    early.prepare()
+
+    assert made.acquire(timeout=30)
+    assert gzip.decompress(early.script) == b"script"
+    assert not made.acquire(blocking=False)
