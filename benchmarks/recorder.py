@@ -185,7 +185,7 @@ class Bench:
     def outbox(self) -> Outbox:
         place = self.directory / os.urandom(4).hex()
         settings = MeterSettings(redis_url=self.server.url, journal_dir=place, journal_max_bytes=4096 * MIB)
-        return Outbox(settings, Failures())
+        return Outbox(settings, Failures(), {})
 
     def redis_cpu(self) -> float:
         used = self.client.info("cpu")

@@ -15,6 +15,7 @@ from usage_meter.lifespan import Lifespan
 from usage_meter.websocket_call import WebSocketCall
 
 PROGRESS_SECONDS = 30.0  # how often an open WebSocket reports: soon enough to be seen, seldom enough to cost nothing
+CALLS: "dict[str, type[HTTPCall] | type[WebSocketCall]]" = {"http": HTTPCall, "websocket": WebSocketCall}
 
 
 class UsageMeterMiddleware:
@@ -30,11 +31,14 @@ class UsageMeterMiddleware:
         self.route_by_path = listen(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await Lifespan(self.meter.recorder, receive, send).run(self.app, scope)
+        kind = CALLS.get(scope["type"])
+        if kind is None:
+            await self._pass(scope, receive, send)
             return
-        call = self._call(scope, receive, send)
-        if call is None:
+        try:
+            call = kind(self, scope, receive, send)
+        except Exception as error:  # guarded: a scope that the specification does not know is still the app's to serve
+            self.meter.recorder.failed("asgi", error)
             await self.app(scope, receive, send)
             return
         call.outer = current.get()  # comes back at the end: an app may call another one within its own task
@@ -52,12 +56,9 @@ class UsageMeterMiddleware:
         finally:
             current.set(call.outer)
 
-    def _call(self, scope: Scope, receive: Receive, send: Send) -> "HTTPCall | WebSocketCall | None":
-        try:
-            if scope["type"] == "http":
-                return HTTPCall(self, scope, receive, send)
-            if scope["type"] == "websocket":
-                return WebSocketCall(self, scope, receive, send)
-        except Exception as error:  # guarded: a scope that the specification does not know is still the app's to serve
-            self.meter.recorder.failed("asgi", error)
-        return None
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is no call."""
+        if scope["type"] == "lifespan":
+            await Lifespan(self.meter.recorder, receive, send).run(self.app, scope)
+        else:
+            await self.app(scope, receive, send)

@@ -16,9 +16,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REQUEST_HEADERS = frozenset({b"xi-api-key", b"x-api-key", b"authorization", b"x-request-id", b"traceparent"})
-"""All request headers that are ever looked at; names come in lower case from every server."""
-
 
 class Door(Protocol):
     """The middleware, as far as a call has to know it."""
@@ -29,26 +26,27 @@ class Door(Protocol):
 
 
 class ASGICall(Call):
-    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
+    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side.
+
+    Of the request's headers only these are ever looked at: `xi-api-key`, `x-api-key`, `authorization`, `x-request-id`
+    and `traceparent`; names come in lower case from every server.
+    """
 
     disconnected = False
     outer: Call | None = None  # in whose midst it was made
 
-    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send, method: str) -> None:
-        found: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            if name in REQUEST_HEADERS:
-                found.setdefault(name, value)  # of two, the frameworks take the first
-        callers = door.meter.callers
-        identity = callers.by_key(_key(found)) if found else callers.anonymous
-        super().__init__(door.meter, method, scope["path"], identity)
+    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
         self.door = door
         self.scope = scope
         self._receive = receive
         self._send = send
-        if b"x-request-id" in found or b"traceparent" in found:
+        headers = dict(reversed([*scope["headers"]]))  # in one go; of two alike, the frameworks take the first
+        identity = door.meter.callers.by_key(headers.get(b"xi-api-key") or _other_key(headers))
+        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+        Call.__init__(self, door.meter, method, scope["path"], identity)
+        if b"x-request-id" in headers or b"traceparent" in headers:
             self.trace(
-                found.get(b"x-request-id", b"").decode("latin-1"), found.get(b"traceparent", b"").decode("latin-1")
+                headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")
             )
 
     def framework_route(self) -> str:
@@ -84,8 +82,8 @@ class ASGICall(Call):
         self.finish()
 
 
-def _key(found: dict[bytes, bytes]) -> str:
-    key = found.get(b"xi-api-key") or found.get(b"x-api-key")
-    if key is None and (authorization := found.get(b"authorization")) and authorization[:7].lower() == b"bearer ":
+def _other_key(headers: dict[bytes, bytes]) -> bytes:
+    key = headers.get(b"x-api-key")
+    if not key and (authorization := headers.get(b"authorization")) and authorization[:7].lower() == b"bearer ":
         key = authorization[7:]
-    return "" if key is None else key.strip().decode("latin-1")
+    return key or b""

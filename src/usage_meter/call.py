@@ -54,8 +54,8 @@ class Recorder(Protocol):
     def open(self) -> None: ...
     def close(self) -> bool: ...
     def record(self, event: UsageEvent, replaces: UsageEvent | None = None) -> bool: ...
-    def enter(self, workspace: str, api_key: str) -> None: ...
-    def leave(self, workspace: str, api_key: str) -> None: ...
+    def enter(self, event: UsageEvent) -> None: ...
+    def leave(self, event: UsageEvent) -> None: ...
     def failed(self, kind: str, exception: BaseException) -> None: ...
 
 
@@ -93,7 +93,6 @@ class Call:
 
     outcome: Outcome | None = None  # None: it follows from the status
     exception = ""
-    in_flight = False
     finished = False
     credits_recorded: int | None = None  # of the newest version; None: there is none yet
     span: Any = None  # what an observer remembers of it
@@ -121,18 +120,15 @@ class Call:
         """It is served from now on."""
         if self.meter.observer is not None:
             self._show(self.meter.observer.began)
-        self.enter()
+        self.meter.recorder.enter(self.event)
 
     def enter(self) -> None:
-        """Counts the call as in flight, for its caller."""
-        self.in_flight = True
-        self.meter.recorder.enter(self.event.workspace, self.event.api_key)
+        """Counts the call as in flight, for its caller. Harmless when it is counted."""
+        self.meter.recorder.enter(self.event)
 
     def leave(self) -> None:
         """Counts it no more. Harmless when it is not counted."""
-        if self.in_flight:
-            self.in_flight = False
-            self.meter.recorder.leave(self.event.workspace, self.event.api_key)
+        self.meter.recorder.leave(self.event)
 
     def elapsed_us(self) -> int:
         return (perf_counter_ns() - self.started_ns) // 1000
@@ -158,8 +154,9 @@ class Call:
         """The last byte is on its way: the call leaves, its event is recorded. Only the first finish counts."""
         if self.finished:
             return
-        self.event.duration_us = self.elapsed_us() if now_us is None else now_us
-        self.leave()
+        event, recorder = self.event, self.meter.recorder
+        event.duration_us = (perf_counter_ns() - self.started_ns) // 1000 if now_us is None else now_us
+        recorder.leave(event)
         self.finished = True  # before it is recorded: whatever is set from now on sends it again
         self.record()
         if self.meter.observer is not None:
@@ -171,17 +168,24 @@ class Call:
         replaced = None if self.credits_recorded is None else self._replaced(event)
         self.credits_recorded = event.credits_micro
         try:
-            event.route = event.route or self.framework_route()
-            event.request_id = event.request_id or id_text(event.id)
-            event.outcome = self.outcome or outcome_of(event.status)
-            if self.exception and event.status >= 500:
-                event.outcome = self.outcome or "exception"
-                event.error = event.error or self.exception
+            if not event.route:
+                event.route = self.framework_route()
+            if not event.request_id:
+                event.request_id = id_text(event.id)
+            if self.outcome is not None or event.status >= 400:  # else it is `ok`, as every event begins
+                self._conclude(event)
             if self.meter.observer is not None:
                 self._show(self.meter.observer.recording)
             self.meter.recorder.record(event, replaced)
         except Exception as error:  # guarded: a framework's routes may be of any kind
             self.meter.recorder.failed("event", error)
+
+    def _conclude(self, event: UsageEvent) -> None:
+        """How it ended, when that is not well."""
+        event.outcome = self.outcome or outcome_of(event.status)
+        if self.exception and event.status >= 500:
+            event.outcome = self.outcome or "exception"
+            event.error = event.error or self.exception
 
     def _show(self, look: Callable[["Call"], None]) -> None:
         try:
@@ -273,7 +277,7 @@ class Call:
             event.attributes = _with(event.attributes, name, _text(name, value, ATTRIBUTE_LENGTH))
 
     def identify(self, caller: Caller) -> None:
-        """Names the caller, and moves the count of calls in flight to it.
+        """Names the caller; from now on the call is in flight for that one.
 
         An event replaces its earlier version only within its workspace, so once one was recorded that one is fixed.
         """
@@ -284,11 +288,7 @@ class Call:
         except Exception as error:  # guarded: the caller is the app's own value
             self.meter.recorder.failed("usage.identify", error)
             return
-        counted = self.in_flight
-        self.leave()
         self.called_by(identity)
-        if counted:
-            self.enter()
         if self.finished:
             self.record()
 

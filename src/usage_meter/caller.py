@@ -79,26 +79,27 @@ class Callers:
         self.anonymous = Identity(workspace)
         self._one_of_many = Identity(workspace, api_key=OTHER)
         self._hashed = lru_cache(KEYS_KEPT)(partial(hash_key, key_secret.encode()))
-        self._known: dict[str, Identity] = {}
-        self._known_before: dict[str, Identity] = {}
+        self._known: dict[str | bytes, Identity] = {}
+        self._known_before: dict[str | bytes, Identity] = {}
 
-    def by_key(self, api_key: str) -> Identity:
-        """The caller of whom only the key is known, or not even that."""
-        identity = self._known.get(api_key)
-        return self._learn(api_key) if identity is None else identity
+    def by_key(self, sent: str | bytes) -> Identity:
+        """The caller of whom only the key is known, as a header has it, or not even that."""
+        identity = self._known.get(sent)
+        return self._learn(sent) if identity is None else identity
 
-    def _learn(self, api_key: str) -> Identity:
+    def _learn(self, sent: str | bytes) -> Identity:
         """Anybody may send any key: what is new goes past the guard, and is not remembered when it is too much."""
+        api_key = (sent if isinstance(sent, str) else sent.decode("latin-1")).strip()
         if not api_key:
             return self.anonymous
-        identity = self._known_before.get(api_key)
+        identity = self._known_before.get(sent)
         if identity is None:
             identity = Identity(self.workspace, "", (), *self._hashed(api_key))
             if self.guard.admit("api_key", identity.api_key) is OTHER:
                 return self._one_of_many
         if len(self._known) >= KEYS_KEPT:
             self._known_before, self._known = self._known, {}  # what is in use comes back from there
-        self._known[api_key] = identity
+        self._known[sent] = identity
         return identity
 
     def of(self, caller: object) -> Identity:

@@ -6,8 +6,9 @@ happens to this process the moment after.
 
 import asyncio
 from pathlib import Path
+from time import perf_counter_ns
 
-from usage_meter.asgi_call import ASGICall, Door, Message, Receive, Scope, Send
+from usage_meter.asgi_call import ASGICall, Message
 from usage_meter.caller import TEXT_LENGTH, clean
 from usage_meter.current import current
 from usage_meter.read_ahead import ReadAhead
@@ -26,9 +27,6 @@ class HTTPCall(ASGICall):
     _listening = False  # whether the app waits for what comes next
     _body_read = False
     _ahead: "ReadAhead | None" = None
-
-    def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(door, scope, receive, send, scope["method"])
 
     async def receive(self) -> Message:
         """The app's `receive`."""
@@ -54,14 +52,26 @@ class HTTPCall(ASGICall):
     async def send(self, message: Message) -> None:
         """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
         try:
-            last = self._note_sent(message) and not self.finished
+            if message["type"] == "http.response.body":  # most messages are this one, so it takes no further calls
+                event = self.event
+                size = len(message.get("body", b""))
+                event.duration_us = now_us = (perf_counter_ns() - self.started_ns) // 1000
+                if size and event.method != "HEAD":
+                    event.response_bytes += size
+                    if event.ttfb_us is None:
+                        event.ttfb_us = now_us
+                last = not (self.finished or message.get("more_body"))
+            else:
+                last = self._note_sent(message) and not self.finished
         except Exception as error:  # guarded, as above
             last = False
             self.meter.recorder.failed("asgi", error)
         if last:
             if self.event.duration_us > PATIENCE_US:
                 await self._look()
-            self._finish_answer()
+            if self.disconnected:
+                self.outcome = "disconnected"
+            self.finish(self.event.duration_us)
             # With its last bytes a server sets its timer for the connection, and that keeps this context until the
             # next request: with the call in it, a few connections would keep the garbage collector busy.
             current.set(self.outer)
@@ -73,16 +83,13 @@ class HTTPCall(ASGICall):
         finally:
             if last:
                 current.set(self)  # a background task may still add to it
-        if last and self.elapsed_us() - self.event.duration_us > SLOW_SEND_US:
-            self.event.duration_us = self.elapsed_us()
+        if last and (sent_us := self.elapsed_us()) - self.event.duration_us > SLOW_SEND_US:
+            self.event.duration_us = sent_us
             self.record()
 
     def _note_sent(self, message: Message) -> bool:
-        """Whether this is the last of the response's body."""
+        """Whether this is the last of the response, of a message that is not its plain body."""
         kind = message["type"]
-        if kind == "http.response.body":
-            self.sent(len(message.get("body", b"")))
-            return not message.get("more_body", False)
         if kind == "http.response.start":
             self.event.status = message["status"]
             self.response_headers = headers = message.get("headers", ())
@@ -117,11 +124,6 @@ class HTTPCall(ASGICall):
         except Exception as error:  # guarded: servers differ
             self.meter.recorder.failed("asgi", error)
 
-    def _finish_answer(self) -> None:
-        if self.disconnected:
-            self.outcome = "disconnected"
-        self.finish(self.event.duration_us)
-
     def _lose(self, last: bool) -> None:
         """A send failed: the client is gone. The last one had been recorded in good faith, which is corrected."""
         if last:
@@ -140,8 +142,9 @@ class HTTPCall(ASGICall):
         super().broke(error)
 
     def returned(self) -> None:
-        self._stop_reading()
-        super().returned()
+        if not self.finished or self._ahead is not None:
+            self._stop_reading()
+            super().returned()
 
     def _stop_reading(self) -> None:
         if self._ahead is not None:

@@ -13,7 +13,7 @@ from usage_meter.disk import Disk
 from usage_meter.event import UsageEvent, encode
 from usage_meter.failures import Failures
 from usage_meter.fork_mark import fork_mark
-from usage_meter.inflight import InFlight
+from usage_meter.inflight import Calls
 from usage_meter.journal import Journal
 from usage_meter.journal_directory import owned
 from usage_meter.keys import shard_of
@@ -28,18 +28,19 @@ DROPPED = "dropped:"
 class Outbox:
     """Open from its construction to `close`; its thread runs from `start` on."""
 
-    def __init__(self, settings: MeterSettings, failures: Failures, look: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: MeterSettings, failures: Failures, in_flight: Calls, look: Callable[[], None] = lambda: None
+    ) -> None:
         """`look` is called once a second by the thread."""
         self.mark = fork_mark()
         self.instance = instance_name()
-        self.inflight = InFlight()
         self.recorded = 0
         self._shards = settings.shards
         self._lock = threading.Lock()
         self._tally = Tally(self._lock)
         self._disk = Disk(journal_parent(settings, failures), self.instance)
         self.journal = Journal(self._lock, self._disk, settings.journal_max_bytes)
-        live = LiveView(self.instance, settings.shards, self._tally, self.inflight)
+        live = LiveView(self.instance, settings.shards, self._tally, in_flight)
         destination = Destination(settings.redis_url, settings.redis_timeout)
         self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures, look)
 

@@ -16,6 +16,7 @@ import msgspec
 
 from usage_meter.event import UsageEvent
 from usage_meter.failures import Failures
+from usage_meter.inflight import Calls
 from usage_meter.journal import JournalClosedError
 from usage_meter.outbox import DROPPED, Outbox
 from usage_meter.settings import MeterSettings
@@ -68,24 +69,18 @@ class Recorder:
         except Exception as error:  # the guarded step
             self.failed("open", error)
 
-    def enter(self, workspace: str, api_key: str) -> None:
-        """A call of this caller is in flight until `leave`."""
+    def enter(self, event: UsageEvent) -> None:
+        """The call of this event is in flight until `leave`, for whoever the event names as its caller meanwhile."""
         try:
-            outbox = self._outbox
-            if outbox is None or not outbox.mark[0]:
-                outbox = self._open()
-            outbox.inflight.enter(workspace, api_key)
+            if self._outbox is None:
+                self._open()
+            self._in_flight[event.id] = event
         except Exception as error:  # the guarded step
             self.failed("enter", error)
 
-    def leave(self, workspace: str, api_key: str) -> None:
-        try:
-            outbox = self._outbox
-            if outbox is None or not outbox.mark[0]:
-                outbox = self._open()
-            outbox.inflight.leave(workspace, api_key)
-        except Exception as error:  # the guarded step
-            self.failed("leave", error)
+    def leave(self, event: UsageEvent) -> None:
+        """Harmless when it is not in flight."""
+        self._in_flight.pop(event.id, None)
 
     def failed(self, kind: str, error: BaseException) -> None:
         """Something of ours went wrong: counted, and logged the first time that it is of this kind."""
@@ -120,7 +115,7 @@ class Recorder:
             },
             queued_bytes=outbox.journal.queued_bytes() if outbox else 0,
             send_errors=counts["errors"],
-            in_flight=outbox.inflight.total() if outbox else 0,
+            in_flight=len(self._in_flight),
             resent=counts["resent"],
             failures=self._failures.counts(),
         )
@@ -164,7 +159,7 @@ class Recorder:
         with self._lock:
             if self._outbox is not None:
                 return self._outbox
-            outbox = self._unstarted or Outbox(self._settings, self._failures, self._look)
+            outbox = self._unstarted or Outbox(self._settings, self._failures, self._in_flight, self._look)
             self._start(outbox)
             return outbox
 
@@ -185,6 +180,7 @@ class Recorder:
         self._unstarted = None
         self._closing: list[Outbox] = []
         self._failures = Failures()
+        self._in_flight: Calls = {}
         self._counts: Counter[str] = Counter()  # of outboxes that are closed, and of what never came to one
         if parents is not None:
             parents.abandon()

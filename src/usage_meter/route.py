@@ -20,9 +20,13 @@ Scope = Mapping[str, Any]
 def route_of(scope: Scope) -> str | None:
     """The template of the route that an ASGI app chose; None when the scope does not say it."""
     route = scope.get("route")
+    if route is not None and "app_root_path" not in scope and "fastapi" not in scope:  # Starlette's, and most often so
+        template: str = getattr(route, "path_format", "/{path}")
+        if not template.endswith("/{path}"):
+            return template
     if route is None or "fastapi" in scope:
-        template = scope.get("path_template")  # Litestar
-        return _fastapi_route(scope, route) if template is None else str(template)
+        given = scope.get("path_template")  # Litestar
+        return _fastapi_route(scope, route) if given is None else str(given)
     return _within_mounts(scope, _own_template(route))
 
 

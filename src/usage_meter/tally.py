@@ -1,12 +1,15 @@
 """The live tally: credits and requests since the last look, for the top lists of the hour and the month.
 
-One dictionary update per event. It is a view of now, not the books: it is added to Redis once, and when that fails it
-is gone, because adding it twice would be worse. What a process had not sent when it was killed is missing as well.
+A call's thread only notes who called and for how much; the sending thread counts what is alike in one go. It is a view
+of now, not the books: it is added to Redis once, and when that fails it is gone, because adding it twice would be
+worse. What a process had not sent when it was killed is missing as well.
 """
 
 import threading
 import time
+from collections import Counter, deque
 from itertools import islice
+from operator import attrgetter
 
 from usage_meter import keys
 from usage_meter.event import UsageEvent
@@ -15,42 +18,75 @@ HOUR_US = 3_600_000_000
 MAX_COMBINATIONS = 10_000
 """Held between two looks: bounds memory while Redis is away. Further ones are not tallied (their events are kept)."""
 
+MAX_CALLS = 10_000
+"""Noted between two countings: ten times what a busy process notes between two flushes. While Redis is away they are
+up to two seconds apart; of more, the oldest go."""
+
+Facts = tuple[str, int, int, str, str, str, str, str]  # kind, version, micro-credits, then as a Combination
 Combination = tuple[int, str, str, str, str, str]  # hour since 1970, workspace, then as keys.LIVE_DIMENSIONS
 Sums = dict[Combination, list[int]]  # as keys.LIVE_METRICS
 Increase = dict[str, list[int | str]]  # sorted set → its lifetime in seconds, then member, increment, member, …
 
+_facts = attrgetter("kind", "version", "credits_micro", "workspace", *keys.LIVE_DIMENSIONS)
+
 
 class Tally:
-    """`add` is called under the `lock` it was made with; `take` takes it."""
+    """`add` is called under the `lock` it was made with; the rest is for the sending thread."""
 
-    __slots__ = ("_lock", "_sums")
+    __slots__ = ("_calls", "_hour_us", "_lock", "_others", "_sums")
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
+        self._hour_us = _this_hour_us()
+        self._calls: deque[Facts] = deque(maxlen=MAX_CALLS)  # of this hour
+        self._others: deque[tuple[int, Facts, int, int]] = deque(maxlen=MAX_CALLS)  # with start, credits and requests
         self._sums: Sums = {}
 
     def add(self, event: UsageEvent, replaces: UsageEvent | None = None) -> None:
-        """Add a call. A correction (version above 1) adds what it changes, and nothing when that is not known."""
-        if event.kind != "request" or (replaces is None and event.version > 1):
-            return
-        hour = event.started_us // HOUR_US
-        combination = (hour, event.workspace, event.api_key, event.user, event.voice, event.product)
-        sums = self._sums.get(combination)
-        if sums is None:
-            if len(self._sums) >= MAX_COMBINATIONS:
-                return
-            sums = self._sums[combination] = [0, 0]
-        if replaces is None:
-            sums[0] += event.credits_micro
-            sums[1] += 1
+        """Note a call. A correction (version above 1) adds what it changes, and nothing when that is not known."""
+        if replaces is None and self._hour_us <= event.started_us < self._hour_us + HOUR_US:
+            self._calls.append(_facts(event))
+        elif replaces is None:
+            self._others.append((event.started_us, _facts(event), event.credits_micro, 1))
         else:
-            sums[0] += event.credits_micro - replaces.credits_micro
+            change = event.credits_micro - replaces.credits_micro
+            self._others.append((event.started_us, _facts(replaces), change, 0))
+
+    def count(self) -> None:
+        """Sum up what was noted."""
+        with self._lock:
+            calls, self._calls = self._calls, deque(maxlen=MAX_CALLS)
+            others, self._others = self._others, deque(maxlen=MAX_CALLS)
+            hour, self._hour_us = self._hour_us // HOUR_US, _this_hour_us()
+        for facts, number in Counter(calls).items():
+            if facts[1] == 1:
+                self._sum(hour, facts, facts[2] * number, number)
+        for started_us, facts, credits, number in others:
+            if facts[1] == 1 or not number:
+                self._sum(started_us // HOUR_US, facts, credits, number)
 
     def take(self) -> Sums:
         """What has come together since the last time."""
-        with self._lock:
-            sums, self._sums = self._sums, {}
+        self.count()
+        sums, self._sums = self._sums, {}
         return sums
+
+    def _sum(self, hour: int, facts: Facts, credits: int, requests: int) -> None:
+        kind, _, _, *combination = facts
+        if kind != "request":
+            return
+        key: Combination = (hour, *combination)  # type: ignore[assignment]  # its length is that of the facts
+        sums = self._sums.get(key)
+        if sums is None:
+            if len(self._sums) >= MAX_COMBINATIONS:
+                return
+            sums = self._sums[key] = [0, 0]
+        sums[0] += credits
+        sums[1] += requests
+
+
+def _this_hour_us() -> int:
+    return time.time_ns() // 1000 // HOUR_US * HOUR_US
 
 
 class Increments:

@@ -24,7 +24,7 @@ class WebSocketCall(ASGICall):
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, door: Door, scope: Scope, receive: Receive, send: Send) -> None:
-        super().__init__(door, scope, receive, send, "WEBSOCKET")
+        super().__init__(door, scope, receive, send)
         self._report_later()
 
     async def receive(self) -> Message:
@@ -115,7 +115,7 @@ class WebSocketCall(ASGICall):
 
     def busy(self) -> None:
         """From the first time on, the socket counts only while it is busy."""
-        if not self._busy_depth and not self.in_flight and not self.finished:
+        if not self._busy_depth and not self.finished:
             self.enter()
         self._busy_depth += 1
 

@@ -18,8 +18,7 @@ class ListRecorder:
     def __init__(self) -> None:
         self.events: list[UsageEvent] = []
         self.replaced: list[UsageEvent | None] = []
-        self.in_flight: Counter[tuple[str, str]] = Counter()
-        self.peak: Counter[tuple[str, str]] = Counter()
+        self.calls: dict[bytes, UsageEvent] = {}
         self.failures: list[tuple[str, BaseException]] = []
         self.life: list[str] = []
 
@@ -35,13 +34,15 @@ class ListRecorder:
         self.replaced.append(replaces)
         return True
 
-    def enter(self, workspace: str, api_key: str) -> None:
-        caller = (workspace, api_key)
-        self.in_flight[caller] += 1
-        self.peak[caller] = max(self.peak[caller], self.in_flight[caller])
+    @property
+    def in_flight(self) -> Counter[tuple[str, str]]:
+        return Counter((event.workspace, event.api_key) for event in self.calls.values())
 
-    def leave(self, workspace: str, api_key: str) -> None:
-        self.in_flight[(workspace, api_key)] -= 1
+    def enter(self, event: UsageEvent) -> None:
+        self.calls[event.id] = event
+
+    def leave(self, event: UsageEvent) -> None:
+        self.calls.pop(event.id, None)
 
     def failed(self, kind: str, error: BaseException) -> None:
         self.failures.append((kind, error))
@@ -73,7 +74,7 @@ class ListMeter:
 
     def idle(self) -> bool:
         """Whether every call that entered has left."""
-        return not +self.recorder.in_flight and not -self.recorder.in_flight
+        return not self.recorder.calls
 
 
 def known(caller: Caller | None) -> Callable[[Any], Caller | None]:

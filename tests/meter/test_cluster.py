@@ -76,7 +76,7 @@ def test_workspaces_are_spread_over_the_nodes(meter: Meter, nodes: list[RedisSer
     events = [an_event(workspace=f"w{number}") for number in range(200)]
     for event in events:
         meter.record(event)
-        meter.recorder.enter(event.workspace, "")
+        meter.recorder.enter(event)
 
     assert meter.close()
 

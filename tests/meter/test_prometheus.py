@@ -30,7 +30,7 @@ def test_what_the_recorder_does_is_seen_at_each_scrape(redis_server: RedisServer
             return registry.get_sample_value(PREFIX + name, labels)
 
         assert (value("recorded_total"), value("sent_total"), value("queue_bytes")) == (0, 0, 0)
-        meter.recorder.enter("acme", "")
+        meter.recorder.enter(an_event())
         meter.record(an_event())
         meter.record(an_event(path="x" * 300_000))
         meter.record(an_event(status="not a number"))

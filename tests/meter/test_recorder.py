@@ -92,9 +92,9 @@ def test_an_event_outside_the_contract_is_dropped_and_counted(meter: Meter) -> N
 
 def test_calls_in_flight_are_published_and_taken_back(meter: Meter, redis_client: Any) -> None:
     key = keys.inflight(0, meter.recorder.instance)
-    meter.recorder.enter("acme", "k1")
-    meter.recorder.enter("acme", "k1")
-    meter.recorder.enter("umbrella", "")
+    calls = [an_event(api_key="k1"), an_event(api_key="k1"), an_event(workspace="umbrella")]
+    for call in calls:
+        meter.recorder.enter(call)
 
     wait_until(lambda: len(redis_client.hgetall(key)) == 2, "both callers are published")
     assert redis_client.hgetall(key) == {
@@ -103,9 +103,8 @@ def test_calls_in_flight_are_published_and_taken_back(meter: Meter, redis_client
     }
     assert 0 < redis_client.ttl(key) <= keys.INFLIGHT_SECONDS
 
-    meter.recorder.leave("acme", "k1")
-    meter.recorder.leave("acme", "k1")
-    meter.recorder.leave("umbrella", "")
+    for call in calls:
+        meter.recorder.leave(call)
     wait_until(lambda: not redis_client.exists(key), "nothing is in flight")
     assert meter.recorder.statistics().in_flight == 0
 
@@ -163,9 +162,9 @@ def test_many_threads_lose_nothing(meter: Meter, redis_client: Any) -> None:
 
     def record(part: int) -> None:
         for event in events[part::8]:
-            meter.recorder.enter(event.workspace, event.user)
+            meter.recorder.enter(event)
             meter.record(event)
-            meter.recorder.leave(event.workspace, event.user)
+            meter.recorder.leave(event)
 
     threads = [threading.Thread(target=record, args=(part,)) for part in range(8)]
     for thread in threads:
@@ -230,7 +229,7 @@ def test_somebody_else_s_value_in_a_live_key_does_not_stop_events(meter: Meter, 
 
 
 def test_the_calls_of_a_dead_process_age_out(meter: Meter, redis_client: Any) -> None:
-    meter.recorder.enter("acme", "k1")
+    meter.recorder.enter(an_event())
     key = keys.inflight(0, meter.recorder.instance)
     wait_until(lambda: redis_client.exists(key), "the call is published")
 
@@ -240,8 +239,8 @@ def test_the_calls_of_a_dead_process_age_out(meter: Meter, redis_client: Any) ->
 
 
 def test_a_leave_without_an_enter_changes_nothing(meter: Meter) -> None:
-    meter.recorder.leave("acme", "k1")
-    meter.recorder.enter("acme", "k1")
+    meter.recorder.leave(an_event())
+    meter.recorder.enter(an_event())
 
     assert meter.recorder.statistics().in_flight == 1
 
@@ -274,7 +273,7 @@ def test_webhooks_are_not_tallied(meter: Meter, redis_client: Any) -> None:
 
 
 def test_everything_in_redis_but_the_books_has_a_lifetime(meter: Meter, redis_client: Any) -> None:
-    meter.recorder.enter("acme", "k1")
+    meter.recorder.enter(an_event())
     for number in range(50):
         meter.record(an_event(user=f"user-{number}", credits_micro=1))
     wait_until(lambda: redis_client.keys("um:{0}:live:*"), "the tally is published")
@@ -286,7 +285,7 @@ def test_everything_in_redis_but_the_books_has_a_lifetime(meter: Meter, redis_cl
 def test_nothing_of_ours_reaches_the_app(meter: Meter, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         assert not meter.recorder.record(None)  # type: ignore[arg-type]
-        meter.recorder.enter([], {})  # type: ignore[arg-type]
+        meter.recorder.enter(None)  # type: ignore[arg-type]
         meter.recorder.failed("identify", ZeroDivisionError("the app's own"))
 
     assert meter.recorder.statistics().failures == {"record": 3, "enter": 3, "identify": 3}
