@@ -15,6 +15,7 @@ from usage_meter.journal_directory import UNBORN, File, JournalDirectory, bytes_
 logger = logging.getLogger("usage_meter")
 
 AGAIN_SECONDS = 5.0  # between two attempts at a disk that failed
+UNBORN_SECONDS = 60.0  # a living process locks its new directory at once
 
 
 class Disk:
@@ -52,7 +53,9 @@ class Disk:
         found: list[Path] = []
         if self._parent is not None and self._parent.is_dir():
             for path in self._parent.iterdir():
-                if path.name != self._name and not path.name.startswith(UNBORN):
+                if path.name.startswith(UNBORN):
+                    _tidy(path)
+                elif path.name != self._name:
                     self._adopt(path, found)
             with suppress(OSError):  # a directory went while it was looked into; what was found is ours by now
                 self.others_bytes = bytes_in(self._parent, besides=self._name)
@@ -101,3 +104,10 @@ class Disk:
             orphan.remove_if_empty()
         except OSError as error:  # another process was quicker, or a later look will succeed
             logger.debug("cannot take over %s: %s", path, error)
+
+
+def _tidy(unborn: Path) -> None:
+    """Remove what a process left that died before it had locked its new directory: it is empty."""
+    with suppress(OSError):  # its process lives after all, or another one was quicker
+        if time.time() - unborn.stat().st_mtime > UNBORN_SECONDS:
+            unborn.rmdir()

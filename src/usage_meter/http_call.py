@@ -66,24 +66,31 @@ class HTTPCall(ASGICall):
         except Exception as error:  # guarded, as above
             last = False
             self.meter.recorder.failed("asgi", error)
-        if last:
-            if self.event.duration_us > PATIENCE_US:
-                await self._look()
-            if self.disconnected:
-                self.outcome = "disconnected"
-            self.finish(self.event.duration_us)
-            # With its last bytes a server sets its timer for the connection, and that keeps this context until the
-            # next request: with the call in it, a few connections would keep the garbage collector busy.
-            current.set(self.outer)
+        if not last:
+            try:
+                await self._send(message)
+            except (OSError, asyncio.CancelledError):
+                self.disconnected = self.disconnected or not self.finished
+                raise
+            return
+        if self.event.duration_us > PATIENCE_US:
+            await self._look()
+        if self.disconnected:
+            self.outcome = "disconnected"
+        self.finish(self.event.duration_us)
+        # With its last bytes a server sets its timer for the connection, and that keeps this context until the next
+        # request: with the call in it, a few connections would keep the garbage collector busy.
+        current.set(self.outer)
         try:
             await self._send(message)
-        except (OSError, asyncio.CancelledError):
-            self._lose(last)
+        except (OSError, asyncio.CancelledError):  # recorded in good faith, but the client is gone
+            self.outcome = "disconnected"
+            self.record()
             raise
         finally:
-            if last:
-                current.set(self)  # a background task may still add to it
-        if last and (sent_us := self.elapsed_us()) - self.event.duration_us > SLOW_SEND_US:
+            current.set(self)  # a background task may still add to it
+        sent_us = (perf_counter_ns() - self.started_ns) // 1000
+        if sent_us - self.event.duration_us > SLOW_SEND_US:
             self.event.duration_us = sent_us
             self.record()
 
@@ -123,14 +130,6 @@ class HTTPCall(ASGICall):
             self.disconnected = await self._ahead.client_left()
         except Exception as error:  # guarded: servers differ
             self.meter.recorder.failed("asgi", error)
-
-    def _lose(self, last: bool) -> None:
-        """A send failed: the client is gone. The last one had been recorded in good faith, which is corrected."""
-        if last:
-            self.outcome = "disconnected"
-            self.record()
-        else:
-            self.disconnected = self.disconnected or not self.finished
 
     def broke(self, error: BaseException) -> None:
         if self.finished and isinstance(error, Exception) and not self.exception:

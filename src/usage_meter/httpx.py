@@ -88,7 +88,11 @@ class AsyncUsageMeterTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """A response's body. The attempt ends when the client closes it, which httpx does once it has read it."""
+    """A response's body. The attempt ends when the client closes it, which httpx does once it has read it.
+
+    One that is dropped without either is not recorded: it may be collected at any moment, also while the recorder's
+    lock is held, which recording it would then wait for.
+    """
 
     def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
         self._stream = stream

@@ -1,5 +1,6 @@
 """What the journal promises: nothing that was appended is lost, unless the cap demands it, and then it is counted."""
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -412,3 +413,17 @@ def test_a_directory_that_is_being_made_is_nobody_s_orphan(tmp_path: Path, monke
 
     assert directory.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_directory_whose_maker_died_before_it_was_locked_is_tidied_away(make: Make, parent: Path) -> None:
+    journal = make("a")
+    journal.append(0, b"event")
+    young, old = parent / ".young", parent / ".old"
+    for directory in (young, old):
+        directory.mkdir()
+    os.utime(old, (0, 0))
+
+    journal.look_around()
+
+    assert young.exists()
+    assert not old.exists()
