@@ -10,8 +10,10 @@ takes a running one's, such as the demo's. Writes `NAME-light.png` and `NAME-dar
 import argparse
 import tempfile
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import httpx
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -76,7 +78,11 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
         stack.callback(browser.close)
         if given.readme:
-            picture(browser, page + VIEWS["usage"], README_PICTURE, "light", height=960, full=False)
+            # Whole days only: what the picture is taken on has just begun, or has the traffic of whoever tried things.
+            today = datetime.now(ZoneInfo(ZONE)).date()
+            whole = f"start={today - timedelta(DAYS)}&end={today - timedelta(1)}"
+            address = page + VIEWS["usage"].replace(f"last={DAYS}d", whole)
+            picture(browser, address, README_PICTURE, "light", height=960, full=False)
             return
         given.out.mkdir(parents=True, exist_ok=True)
         for name, address in views(page).items():

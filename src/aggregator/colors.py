@@ -1,8 +1,8 @@
 """Which colour a series has: the same value keeps its colour across views, and the eight are told apart by everybody.
 
 Each value ranks the slots by a hash of its own and takes the first that is free, values in the order of their hashes:
-what else is in the view moves a value's colour only when two want the same slot. Beyond eight come the same hues,
-paler, and then they repeat. The order of the values never matters. Pure.
+what else is in the view moves a value's colour only when two want the same slot. Beyond eight come eight softer ones,
+and then they repeat. The order of the values never matters. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,10 +14,17 @@ THEMES: tuple[Theme, ...] = ("light", "dark")
 
 # Chosen by search over some hundred candidates for the greatest smallest distance in OKLab between any two, as seen
 # with normal sight, protanopia, deuteranopia and tritanopia, at a contrast of 3 : 1 or more against the card.
-_STRONG: Mapping[Theme, tuple[str, ...]] = {
-    "light": ("#4f46e5", "#0a98d8", "#2b9a66", "#a16207", "#ef5f00", "#c2298a", "#5b2a86", "#14532d"),
-    "dark": ("#8b93ff", "#67e8f9", "#0f8578", "#a16207", "#fb923c", "#d6409f", "#9a3ff0", "#bef264"),
-}
+# Then the eight softer ones in the same way, far from these and from the grey of the rest, at a contrast of 2 : 1.
+_COLORS: Mapping[Theme, tuple[str, ...]] = {
+    "light": (
+        "#4f46e5", "#0a98d8", "#2b9a66", "#a16207", "#ef5f00", "#c2298a", "#5b2a86", "#14532d",
+        "#f7619a", "#5b79f7", "#b2b209", "#fd9976", "#857db9", "#d7a0e3", "#51c672", "#9e8afa",
+    ),
+    "dark": (
+        "#8b93ff", "#67e8f9", "#0f8578", "#a16207", "#fb923c", "#d6409f", "#9a3ff0", "#bef264",
+        "#b01003", "#0754c6", "#015636", "#d48da2", "#39b7cb", "#72229e", "#eb9afd", "#43dd9a",
+    ),
+}  # fmt: skip
 CARD: Mapping[Theme, str] = {"light": "#ffffff", "dark": "#15171c"}
 """What the charts are drawn on."""
 
@@ -27,7 +34,6 @@ SLOTS = 2 * HUES
 OTHER_SLOT = SLOTS
 """The last slot, grey: all that is beyond the top list."""
 _OTHER: Mapping[Theme, str] = {"light": "#a3acba", "dark": "#5b6473"}
-_PALER = 0.45  # of the way to the card: still seen on it, and not taken for the strong one
 
 FIXED_SLOTS: Mapping[str, Mapping[str, int]] = {
     "outcome": {"ok": 2, "client_error": 4, "server_error": 5, "exception": 6, "disconnected": 1},
@@ -53,10 +59,7 @@ def slots(values: Iterable[str], dimension: str = "") -> dict[str, int]:
 
 def color(slot: int, theme: Theme) -> str:
     """A slot's colour as `#rrggbb`."""
-    if slot == OTHER_SLOT:
-        return _OTHER[theme]
-    strong = _STRONG[theme][slot % HUES]
-    return strong if slot < HUES else _mixed(strong, CARD[theme], _PALER)
+    return _OTHER[theme] if slot == OTHER_SLOT else _COLORS[theme][slot]
 
 
 def stylesheet(accent: str = "") -> str:

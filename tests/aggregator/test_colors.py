@@ -86,6 +86,15 @@ def test_any_two_of_the_eight_are_told_apart(theme: Theme, sight: str) -> None:
 
 
 @pytest.mark.parametrize("theme", THEMES)
+def test_none_of_the_sixteen_is_taken_for_another_or_for_the_rest(theme: Theme) -> None:
+    seen = {slot: oklab(linear(color(slot, theme))) for slot in range(SLOTS + 1)}
+
+    assert min(math.dist(seen[a], seen[b]) for a, b in itertools.combinations(range(SLOTS), 2)) > 2 * NOTICEABLE
+    assert min(math.dist(seen[slot], seen[OTHER_SLOT]) for slot in range(SLOTS)) > 2 * NOTICEABLE
+    assert min(contrast(color(slot, theme), CARD[theme]) for slot in range(SLOTS)) >= 2
+
+
+@pytest.mark.parametrize("theme", THEMES)
 def test_each_of_the_eight_stands_out_from_the_card(theme: Theme) -> None:
     assert min(contrast(color(slot, theme), CARD[theme]) for slot in range(HUES)) >= 3
 
