@@ -145,5 +145,5 @@ def _advance(bar: Progress, task: TaskID, file: BinaryIO) -> None:
 
 def _summary(counts: Counts, began: float) -> str:
     seconds = max(time.monotonic() - began, 0.001)
-    bad = f", {counts.bad:,} bad lines" if counts.bad else ""
+    bad = f", {counts.bad:,} bad line{'s' if counts.bad > 1 else ''}" if counts.bad else ""
     return f"{counts.accepted:,} events recorded{bad} in {seconds:.1f} s ({counts.accepted / seconds:,.0f} events/s)"

@@ -161,7 +161,7 @@ def test_what_only_the_service_refuses_costs_only_that_line(service: TestedServi
     said = run("import", "-", "--format", "jsonl", "--token", token, input=body.encode(), code=1)
 
     assert "line 3: workspace 'other' is not the token's" in said
-    assert "4 events recorded, 1 bad lines" in said
+    assert "4 events recorded, 1 bad line in" in said
 
 
 class FailingClient(Client):
