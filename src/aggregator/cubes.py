@@ -141,9 +141,13 @@ _STARTS = {
 
 
 def from_finer(
-    level: Level, spans: Sequence[Span], version: int, finer_versions: Sequence[tuple[int, int]]
+    level: Level,
+    spans: Sequence[Span],
+    version: int,
+    finer_versions: Sequence[tuple[int, int]],
+    some: Sequence[Cube] = CUBES,
 ) -> Statement:
-    """Computes the buckets that `spans` are from these of the level before it, all cubes at once."""
+    """Computes the buckets that `spans` are from these of the level before it, some cubes at once."""
     bind = Binder()
     finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
     keys = ", ".join(("cube", *SHARED, *COLUMNS))
@@ -154,7 +158,7 @@ def from_finer(
         f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
         f"SELECT start, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
         f"SELECT {_STARTS[level.name]} AS start, {keys}, {values} FROM {finer.table} "
-        f"WHERE {inside} GROUP BY start, {keys})",
+        f"WHERE {inside} AND cube IN {bind([one.name for one in some], 'Array(String)')} GROUP BY start, {keys})",
         bind.parameters,
     )
 

@@ -160,10 +160,19 @@ class Freshness:
     def pointer(self, level: Level, bucket: int) -> Pointer | None:
         return self._pointers[level].get(bucket)
 
-    def rows(self, bucket: int) -> int:
-        """How many rows began in that quarter of an hour, duplicates and all."""
-        day = self._days.get(_day_of(bucket))
-        return day.rows.get(bucket, 0) if day else 0
+    def rows(self, level: Level, bucket: int) -> int:
+        """How many rows began in that bucket, duplicates and all."""
+        return self.rows_within(Span(bucket, level.next(bucket)))
+
+    def rows_within(self, span: Span) -> int:
+        """The same of a span of quarters of an hour."""
+        found, start_us = 0, span.start_us
+        while start_us < span.end_us:
+            end_us = min(start_us - start_us % DAY_US + DAY_US, span.end_us)
+            if day := self._days.get(_day_of(start_us)):
+                found += sum(day.rows.get(bucket, 0) for bucket in range(start_us, end_us, QUARTER_US))
+            start_us = end_us
+        return found
 
     def holding(self, span: Span, calls: int, newest: bool) -> Span:
         """The newest part of the span, or its oldest, with so many rows in it, duplicates and all; or the whole."""

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MARGIN_SECONDS = 2.0 * INSERT_SECONDS
 """A row's insert time is taken before others can see it. An insert is cut off sooner; clocks may differ a little."""
 
-BATCH_ROWS = 500_000  # computed at once: a second or two, after which a stop is noticed
+BATCH_ROWS = 100_000  # computed at once: a second or two, after which a stop is noticed, and few enough for the memory
 BATCH_BUCKETS = 672  # a week of quarters of an hour, where little happens in each
 BATCH_SPANS = 64
 GRACE_SECONDS = 900.0  # a superseded version stays for questions that began before: none takes as long
@@ -37,7 +37,10 @@ RETRY_SECONDS = 5.0  # after a failure
 
 _SETTINGS = {
     "max_threads": 2,  # questions run beside it
-    "max_bytes_before_external_group_by": 256 * 1024 * 1024,  # what is more goes to the disk, so memory is bounded
+    # What is more goes to the disk, so memory is bounded. That takes twice the time: BATCH_ROWS stay below it.
+    "max_bytes_before_external_group_by": 512 * 1024 * 1024,
+    "group_by_two_level_threshold": 0,  # to merge two threads' groups in parallel costs more than it saves here
+    "group_by_two_level_threshold_bytes": 0,
     "optimize_on_insert": 0,
 }
 
@@ -177,11 +180,11 @@ class Rollup:
         for level, buckets in due.items():
             if level in (QUARTERS, PEAKS):
                 if buckets:
-                    return level, _batch(known, buckets)
+                    return level, _batch(known, level, buckets)
                 continue
             ready = [bucket for bucket in buckets if not _overlaps(_finer(level), known, level, bucket)]
             if ready:
-                return level, ready[:BATCH_BUCKETS]
+                return level, _batch(known, level, ready)
         return None, []
 
     def _closed(self, known: Freshness, level: Level, run: _Run) -> list[int]:
@@ -210,7 +213,8 @@ class Rollup:
         spans = spans_of(level, buckets)
         finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
         version = run.version
-        self._store.execute(cubes.from_finer(level, spans, version, finer), _SETTINGS)
+        for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans)):
+            self._store.execute(cubes.from_finer(level, spans, version, finer, some), _SETTINGS)
         self._publish(level, buckets, version, run)
 
     def _publish(self, level: Level, buckets: list[int], version: int, run: _Run) -> None:
@@ -228,13 +232,19 @@ def _overlaps(finer: Level, known: Freshness, level: Level, bucket: int) -> bool
     return known.has_dirty(finer, Span(bucket, level.next(bucket)))
 
 
-def _batch(known: Freshness, buckets: Sequence[int]) -> list[int]:
+def _batch(known: Freshness, level: Level, buckets: Sequence[int]) -> list[int]:
     """The first of them, up to so many rows and so many stretches that the store has to look for."""
-    found, rows, stretches = [buckets[0]], known.rows(buckets[0]), 1
+    found, rows, stretches = [buckets[0]], known.rows(level, buckets[0]), 1
     for bucket in buckets[1:BATCH_BUCKETS]:
-        rows += known.rows(bucket)
-        stretches += bucket != QUARTERS.next(found[-1])
+        rows += known.rows(level, bucket)
+        stretches += bucket != level.next(found[-1])
         if rows > BATCH_ROWS or stretches > BATCH_SPANS:
             break
         found.append(bucket)
     return found
+
+
+def _cubes_at_once(known: Freshness, spans: Iterable[Span]) -> list[Sequence[cubes.Cube]]:
+    """All in one statement, or one after the other where there may be much in each."""
+    rows = sum(known.rows_within(span) for span in spans)
+    return [cubes.CUBES] if rows * len(cubes.CUBES) <= BATCH_ROWS else [(cube,) for cube in cubes.CUBES]
