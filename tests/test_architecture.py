@@ -22,7 +22,7 @@ AGGREGATOR_RANKS = {
     "rows": 3, "block": 4, "totals": 4, "entry": 4, "batch": 5,
     "cover": 2, "request_log": 4, "store": 5,
     "caching": 1, "encoding": 1, "body": 1, "formats": 1, "pipe": 1, "download": 1, "request_file": 6.5, "slices": 5,
-    "backlog": 5, "tokens": 4, "embedded_redis": 5,
+    "backlog": 5, "ledger": 5, "lease": 5, "tokens": 4, "embedded_redis": 5,
     "labels": 5.5, "limits": 5.5, "audit": 5.6, "revocations": 5.5,
     "live": 6, "parameters": 6, "reader": 6.7, "rollup": 6, "ingest": 6, "charts": 6, "export": 6, "dead_letters": 6,
     "consumer": 7, "schemas": 6.8, "openapi": 7, "delivery": 7, "problems": 7, "verify": 7,

@@ -6,6 +6,7 @@ the store closes, and an embedded Redis goes last, since the consumer still talk
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -31,6 +32,7 @@ from aggregator.errors import SettingsError, StoreError
 from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
 from aggregator.labels import Labels
+from aggregator.lease import Lease
 from aggregator.limits import Limits
 from aggregator.live import Live
 from aggregator.look import Look
@@ -41,6 +43,7 @@ from aggregator.rollup import Rollup
 from aggregator.settings import EMBEDDED, Settings, without_password
 from aggregator.store import Store
 from aggregator.tokens import Failures, Tokens
+from usage_meter import keys
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +107,13 @@ class Service:
         )
         live = Live(client, backlog)
         freshness = Freshness(self.store)
+        lease = Lease(client, keys.ROLLUP_LEASE, f"{_consumer_name(settings)}:{secrets.token_hex(4)}")
         self.rollup = rollup = Rollup(
-            self.store, freshness, sealed_us=lambda: retention.sealed_us(time.time_ns() // 1000)
+            self.store,
+            freshness,
+            sealed_us=lambda: retention.sealed_us(time.time_ns() // 1000),
+            # An embedded store has no other process that could compute them.
+            may_run=(lambda: True) if settings.is_embedded_store else lease.held,
         )
         self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
         consumer.on_stored(self.metrics.calls_stored)
@@ -128,6 +136,7 @@ class Service:
         )
         if self.role != "api":
             self._start("consumer", consumer.run)
+            self._stack.callback(lease.release)
             self._start("rollup", rollup.run)
 
     def _start(self, name: str, run: Callable[[threading.Event], None]) -> None:

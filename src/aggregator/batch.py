@@ -37,6 +37,8 @@ class Letter:
     """What goes to the dead-letter stream of a shard, in the form in which it can be sent again."""
 
     shard: int
+    entry: bytes
+    """What it was a part of, by its id."""
     fields: Fields
     reason: str
 
@@ -89,6 +91,8 @@ class Batch:
     def __init__(self, now_us: int, earliest_us: int = 0, known: Rows | None = None) -> None:
         self.entries: list[Delivered] = []
         self.letters: list[Letter] = []
+        self.stored: dict[tuple[int, bytes], int] = {}
+        """How many events of each entry go into the store."""
         self.load = Load(known=known)
         self._earliest_us, self._latest_us = earliest_us, now_us + FUTURE_US
 
@@ -101,38 +105,43 @@ class Batch:
         if entry.fields is None:
             return
         try:
-            self._take(entry.shard, rows_of(entry.fields))
+            self._take(entry, rows_of(entry.fields))
         except UsageEventError as error:
-            self._salvage(entry.shard, entry.fields, error)
+            self._salvage(entry, entry.fields, error)
 
-    def readable(self) -> Iterator[tuple[int, list[EventRow]]]:
-        """The shard and the rows of each entry, read once more."""
+    def readable(self) -> Iterator[tuple[Delivered, list[EventRow]]]:
+        """Each entry with its rows, read once more."""
         for entry in self.entries:
             try:
                 rows, _ = salvaged(entry.fields or {})
             except UsageEventError:
                 continue  # removed meanwhile, or a letter already
-            yield entry.shard, [row for row in rows if self._earliest_us <= row.started_us <= self._latest_us]
+            yield entry, [row for row in rows if self._earliest_us <= row.started_us <= self._latest_us]
 
-    def _take(self, shard: int, rows: list[EventRow]) -> None:
+    def bury(self, entry: Delivered, events: list[bytes], reason: str) -> None:
+        self.letters.append(Letter(entry.shard, entry.id, fields_of(events), reason))
+
+    def _take(self, entry: Delivered, rows: list[EventRow]) -> None:
         """Raises UsageEventError, and has taken none of them, when one cannot be read."""
         earliest_us, latest_us = self._earliest_us, self._latest_us
         timely = [row for row in rows if earliest_us <= row.started_us <= latest_us]
         self.load.add(timely)
+        self.stored[entry.shard, entry.id] = len(timely)
         if len(timely) < len(rows):
-            self._refuse(shard, [row for row in rows if row.started_us > latest_us], AHEAD)
-            self._refuse(shard, [row for row in rows if row.started_us < earliest_us], SEALED)
+            self._refuse(entry, [row for row in rows if row.started_us > latest_us], AHEAD)
+            self._refuse(entry, [row for row in rows if row.started_us < earliest_us], SEALED)
 
-    def _refuse(self, shard: int, rows: list[EventRow], reason: str) -> None:
+    def _refuse(self, entry: Delivered, rows: list[EventRow], reason: str) -> None:
         if rows:
-            self.letters.append(Letter(shard, fields_of([encode_row(row) for row in rows]), reason))
+            self.bury(entry, [encode_row(row) for row in rows], reason)
 
-    def _salvage(self, shard: int, fields: Fields, error: UsageEventError) -> None:
+    def _salvage(self, entry: Delivered, fields: Fields, error: UsageEventError) -> None:
         """One bad event must not cost its neighbours."""
         try:
             rows, unreadable = salvaged(fields)
         except UsageEventError:
-            self.letters.append(Letter(shard, fields, str(error)))
+            self.letters.append(Letter(entry.shard, entry.id, fields, str(error)))
             return
-        self._take(shard, rows)
-        self.letters += [Letter(shard, fields_of(events), reason) for reason, events in unreadable.items()]
+        self._take(entry, rows)
+        for reason, events in unreadable.items():
+            self.bury(entry, events, reason)

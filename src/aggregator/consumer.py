@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import redis
 
 from aggregator.backlog import Backlog
-from aggregator.batch import Batch, Delivered, Letter, Load
-from aggregator.entry import fields_of
+from aggregator.batch import Batch, Delivered, Load
 from aggregator.errors import RejectedError, StoreError
+from aggregator.ledger import Ledger, Settled, events_of
 from aggregator.retention import Retention
 from aggregator.rows import Rows
 from aggregator.totals import CallTotals
@@ -91,6 +91,7 @@ class Consumer:
         self._observers: list[Callable[[CallTotals], None]] = []
         self._delivered: deque[Delivered] = deque()  # and not yet in a batch
         self._known = Rows()
+        self._ledger = Ledger(client)
         self._pending_after: dict[int, bytes] = {}  # by shard: own pending entries after this id are read before news
         self._groups: set[int] = set()
         self._turn = 0
@@ -162,8 +163,8 @@ class Consumer:
             self._load(batch.load)
         except RejectedError:
             batch.load = Load()  # counts what is stored now, one by one
-            for shard, rows in batch.readable():
-                self._store_or_bury(batch, shard, rows)
+            for entry, rows in batch.readable():
+                self._store_or_bury(batch, entry, rows)
         for shard in {entry.shard for entry in batch.entries}:
             self._acknowledge(batch, shard)
         self._count(batch)
@@ -172,30 +173,34 @@ class Consumer:
         for blocks in load.blocks():
             self._store.load(blocks)
 
-    def _store_or_bury(self, batch: Batch, shard: int, rows: Sequence[EventRow]) -> None:
+    def _store_or_bury(self, batch: Batch, entry: Delivered, rows: Sequence[EventRow]) -> None:
         """Finds by halving what the store refuses for what it holds."""
         load = Load(rows)
         try:
             self._load(load)
         except RejectedError as error:
             if len(rows) == 1:
-                batch.letters.append(Letter(shard, fields_of([encode_row(rows[0])]), f"the store refuses it: {error}"))
+                batch.bury(entry, [encode_row(rows[0])], f"the store refuses it: {error}")
+                batch.stored[entry.shard, entry.id] -= 1
                 return
-            self._store_or_bury(batch, shard, rows[: len(rows) // 2])
-            self._store_or_bury(batch, shard, rows[len(rows) // 2 :])
+            self._store_or_bury(batch, entry, rows[: len(rows) // 2])
+            self._store_or_bury(batch, entry, rows[len(rows) // 2 :])
         else:
             batch.load.count(load)
 
     def _acknowledge(self, batch: Batch, shard: int) -> None:
-        ids = [entry.id for entry in batch.entries if entry.shard == shard]
-        with self._redis.pipeline(transaction=True) as transaction:
-            for letter in batch.letters:
-                if letter.shard == shard:
-                    fields: dict[Any, Any] = {**letter.fields, b"reason": letter.reason.encode()}
-                    transaction.xadd(keys.dead(shard), fields)
-            transaction.xack(keys.events(shard), keys.GROUP, *ids)
-            transaction.xdel(keys.events(shard), *ids)
-            transaction.execute()
+        """Together with what it means for the books: see `ledger`."""
+        settled = [
+            Settled(entry.id, events_of(entry.fields or {}), batch.stored.get((shard, entry.id), 0))
+            for entry in batch.entries
+            if entry.shard == shard
+        ]
+        letters = [
+            (letter.entry, {**letter.fields, b"reason": letter.reason.encode()})
+            for letter in batch.letters
+            if letter.shard == shard
+        ]
+        self._ledger.settle(shard, settled, letters)
 
     def _fetch(self) -> bool:
         """Have some entries delivered: first those that dead consumers left, then from the next shard that has any."""
@@ -235,6 +240,7 @@ class Consumer:
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+        self._ledger.begin(shard)
         start = b"0-0" if self._exclusive else None
         while start:
             start, _ = self._claim(shard, start, idle_ms=0)

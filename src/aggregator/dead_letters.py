@@ -12,6 +12,7 @@ import redis
 
 from aggregator.backlog import Backlog
 from aggregator.errors import NotFoundError
+from aggregator.ledger import Ledger
 from usage_meter import keys
 
 PAGE = 50  # letters in hand at once, their payloads with them
@@ -47,6 +48,7 @@ class DeadLetters:
     def __init__(self, client: "redis.Redis", backlog: Backlog) -> None:
         self._redis = client
         self._backlog = backlog
+        self._ledger = Ledger(client)
 
     def all(self) -> Iterator[DeadLetter]:
         """Shard by shard, the oldest first; what comes while they are read is not among them."""
@@ -63,14 +65,11 @@ class DeadLetters:
 
     def retry(self, letter: DeadLetter) -> None:
         """Send it again, as it came: the consumer decides anew."""
-        fields: dict[Any, Any] = {name: value for name, value in letter.fields.items() if name != b"reason"}
-        with self._redis.pipeline(transaction=True) as transaction:
-            transaction.xadd(keys.events(letter.shard), fields)
-            transaction.xdel(keys.dead(letter.shard), letter.id)
-            transaction.execute()
+        fields = {name: value for name, value in letter.fields.items() if name != b"reason"}
+        self._ledger.retried(letter.shard, letter.id, fields)
 
     def drop(self, letter: DeadLetter) -> None:
-        self._redis.xdel(keys.dead(letter.shard), letter.id)
+        self._ledger.dropped(letter.shard, letter.id, letter.fields)
 
     def _named(self, name: str) -> DeadLetter:
         shard, _, id = name.partition("/")

@@ -105,14 +105,17 @@ class Rollup:
         """Until `stop` is set; finishes the batch in hand. No error ends it."""
         while not stop.is_set():
             try:
-                pause = 0.0 if self._may_run() and self._work() else PAUSE_SECONDS
+                pause = 0.0 if self.turn() else PAUSE_SECONDS
             except Exception as error:  # the guarded step: what was computed is unpublished, and is computed again
                 self.statistics.errors += 1
                 logger.warning("the rollups wait: %s", error, exc_info=not isinstance(error, StoreError))
                 pause = RETRY_SECONDS
             stop.wait(pause)
 
-    def _work(self) -> bool:
+    def turn(self) -> bool:
+        """Do something, if it is this worker's to do; whether there may be more. Raises on failure."""
+        if not self._may_run():
+            return False
         if time.monotonic() - self._swept_at >= SWEEP_SECONDS:
             self.sweep()
             self._swept_at = time.monotonic()

@@ -1,27 +1,33 @@
-"""`usage-meter verify`: whether the rollups say what the calls say, on the terminal."""
+"""`usage-meter verify`: whether all that was accepted is accounted for, and the rollups say what the calls say."""
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from aggregator.settings import Settings
+from aggregator.settings import EMBEDDED, Settings, without_password
 from aggregator.terminal import FAILED, console, errors, friendly
 
 if TYPE_CHECKING:
     from aggregator import verify as verification
+    from aggregator.ledger import Account
 
 SHOWN = 50  # differences in the table: more are counted
 
+RedisUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_REDIS_URL.")]
 StoreUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_STORE_URL.")]
 Repair = Annotated[bool, typer.Option("--repair", help="Compute anew what differs.")]
 
 
-def verify(repair: Repair = False, store_url: StoreUrl = None) -> None:
-    """Hold every rollup against the calls, bucket by bucket. Exit code 1 when something differs.
+def verify(repair: Repair = False, store_url: StoreUrl = None, redis_url: RedisUrl = None) -> None:
+    """Account for all that was accepted, and hold every rollup against the calls, bucket by bucket.
+
+    Exit code 1 when something differs.
 
     An embedded store belongs to one process: stop the service first. A ClickHouse server is verified while it runs.
     """
@@ -31,7 +37,7 @@ def verify(repair: Repair = False, store_url: StoreUrl = None) -> None:
     from aggregator.store import Store
 
     with friendly():
-        settings = Settings.from_env(os.environ, store_url=store_url)
+        settings = Settings.from_env(os.environ, store_url=store_url, redis_url=redis_url)
         with Store(settings.store_url) as store:
             freshness = Freshness(store)
             sealed_us = settings.retention.sealed_us(time.time_ns() // 1000)
@@ -42,11 +48,49 @@ def verify(repair: Repair = False, store_url: StoreUrl = None) -> None:
                 errors.print(f"{len(differences)} differences: computed anew, verifying again")
                 found = verification.Verification(store, Freshness(store), sealed_us)
                 differences = _all(found)
+            accounts = _accounts(settings)
     if differences:
         console.print(_table(differences), soft_wrap=True)
+    for line in _totals(accounts):
+        print(line)
     print(f"compared\t{found.compared}\ndifferent\t{len(differences)}")
-    if differences:
+    if differences or any(one.missing_entries or one.missing_events for one in accounts):
         raise typer.Exit(FAILED)
+
+
+def _accounts(settings: Settings) -> "list[Account]":
+    """Of all shards. An embedded Redis runs only beside its service: while that is stopped, it is started for this."""
+    import redis
+
+    from aggregator.app import connect
+    from aggregator.backlog import Backlog
+    from aggregator.embedded_redis import EmbeddedRedis
+    from aggregator.ledger import Ledger
+
+    with ExitStack() as stack:
+        url = settings.redis_url
+        if url == EMBEDDED:
+            url = stack.enter_context(EmbeddedRedis(settings.directory / "redis")).url
+        client = stack.enter_context(connect(url))
+        try:
+            ledger = Ledger(client)
+            return [found for shard in Backlog(client).shards() if (found := ledger.account(shard))]
+        except redis.RedisError as error:
+            errors.print(f"what was accepted is not verified: no Redis answers at {without_password(url)} ({error})")
+            return []
+
+
+def _totals(accounts: "list[Account]") -> Iterator[str]:
+    """Entries of the streams, then the events in those that were settled; nothing where there are no books."""
+    if not accounts:
+        return
+    entries = ("accepted", "settled", "waiting", "missing_entries")
+    events = ("events", "stored", "dead", "dropped", "retried", "missing_events")
+    if any(one.accepted is None for one in accounts):
+        errors.print("entries that were accepted are not counted: that takes Redis 7 or Valkey")
+        entries = entries[1:3]
+    for name in (*entries, *events):
+        yield f"{name}\t{sum(getattr(one, name) for one in accounts)}"
 
 
 def _all(found: "verification.Verification") -> "list[verification.Difference]":

@@ -6,10 +6,12 @@ be mistaken for another part.
 
     um:{N}:events              stream     v format version, n events, b payload; trimmed as far as it is stored
     um:{N}:dead                stream     v, n, b as they came, reason; kept until somebody retries or drops them
+    um:{N}:ledger              hash       what became of the entries and events of the stream; written by the aggregator
     um:{N}:live:METRIC:DIMENSION:PERIOD:WORKSPACE
                                sorted set value → credits (micro) or requests; expires after its period
     um:{N}:inflight:INSTANCE   hash       '["workspace","api_key"]' → calls in flight; expires unless refreshed
     um:instances               sorted set processes that record, by their last sign of life (Unix seconds)
+    um:rollup                  string     the aggregator that computes the rollups; expires unless renewed
     um:shards                  set        shard numbers that apps write to, so that the aggregator finds them all
 """
 
@@ -21,6 +23,7 @@ import msgspec
 
 INSTANCES = "um:instances"
 SHARDS = "um:shards"
+ROLLUP_LEASE = "um:rollup"
 GROUP = "aggregator"
 """The consumer group on every events stream."""
 
@@ -44,6 +47,10 @@ def events(shard: int) -> str:
 
 def dead(shard: int) -> str:
     return f"um:{{{shard}}}:dead"
+
+
+def ledger(shard: int) -> str:
+    return f"um:{{{shard}}}:ledger"
 
 
 def inflight(shard: int, instance: str) -> str:

@@ -4,14 +4,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis
 from typer.testing import CliRunner, Result
 
+from aggregator.backlog import Backlog
 from aggregator.cli import app
+from aggregator.consumer import Consumer
 from aggregator.freshness import Freshness
 from aggregator.query import Statement
 from aggregator.rollup import Rollup
 from aggregator.store import Store
-from tests.aggregator.events import NOON, call
+from tests.aggregator.events import NOON, call, entry
+from tests.conftest import RedisServer
+from usage_meter import keys
 
 
 def verify(directory: Path, *arguments: str) -> Result:
@@ -72,3 +77,24 @@ def test_a_store_in_use_names_its_holder(directory: Path) -> None:
 
     assert found.exit_code == 2
     assert "an embedded store belongs to one process; stop that one" in found.stderr
+
+
+def test_what_was_accepted_is_accounted_for(
+    directory: Path, redis_server: RedisServer, redis_client: "redis.Redis"
+) -> None:
+    with Store(f"chdb://{directory}") as store:
+        redis_client.xadd(keys.events(0), entry(call(), call()))
+        redis_client.xadd(keys.events(0), {b"v": b"99", b"n": b"4", b"b": b"?"})
+        Consumer(redis_client, store, Backlog(redis_client), name="us").step()
+        redis_client.xadd(keys.events(0), entry(call()))
+
+    found = verify(directory, "--redis-url", redis_server.url)
+    redis_client.xtrim(keys.events(0), maxlen=0, approximate=False)
+    robbed = verify(directory, "--redis-url", redis_server.url)
+
+    said = dict(line.split("\t") for line in found.stdout.splitlines())
+    assert [said[name] for name in ("accepted", "settled", "waiting", "missing_entries")] == ["3", "2", "1", "0"]
+    assert [said[name] for name in ("events", "stored", "dead", "missing_events")] == ["6", "2", "4", "0"]
+    assert found.exit_code == 0
+    assert "missing_entries\t1" in robbed.stdout
+    assert robbed.exit_code == 1
