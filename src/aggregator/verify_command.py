@@ -84,7 +84,7 @@ def _totals(accounts: "list[Account]") -> Iterator[str]:
     """Entries of the streams, then the events in those that were settled; nothing where there are no books."""
     if not accounts:
         return
-    entries = ("accepted", "settled", "waiting", "missing_entries")
+    entries: tuple[str, ...] = ("accepted", "settled", "waiting", "missing_entries")
     events = ("events", "stored", "dead", "dropped", "retried", "missing_events")
     if any(one.accepted is None for one in accounts):
         errors.print("entries that were accepted are not counted: that takes Redis 7 or Valkey")
