@@ -171,12 +171,42 @@ class Reach(NamedTuple):
 
 
 def peaks(reaches: Sequence[Reach], version: int) -> Statement:
-    """Computes concurrency in these quarters of an hour, which rise.
+    """Computes concurrency in these quarters of an hour, which rise."""
+    bind = Binder()
+    return Statement(
+        f"INSERT INTO {PEAKS.table} (bucket, version, dimension, workspace, value, kind, peak, busy_us) "
+        f"SELECT toDateTime(number * 900, 'UTC'), {bind(version, 'UInt64')}, "
+        f"subject.1, subject.2, subject.3, kind, peak, busy_us FROM ({_peaks_of_calls(reaches, bind)})",
+        bind.parameters,
+    )
+
+
+def peaks_of_calls(reaches: Sequence[Reach]) -> Statement:
+    """Rows `(bucket in seconds, sum of all peaks, microseconds in flight)`, as `peaks` would compute them."""
+    bind = Binder()
+    return Statement(
+        f"SELECT number * 900, sum(peak), sum(busy_us) FROM ({_peaks_of_calls(reaches, bind)}) GROUP BY number",
+        bind.parameters,
+    )
+
+
+def peaks_kept(spans: Sequence[Span], versions: Sequence[tuple[int, int]]) -> Statement:
+    """The same of what is kept."""
+    bind = Binder()
+    inside = published(spans, versions, bind)
+    return Statement(
+        f"SELECT toUnixTimestamp(bucket) AS second, sum(peak), sum(busy_us) FROM {PEAKS.table} "
+        f"WHERE {inside} GROUP BY second",
+        bind.parameters,
+    )
+
+
+def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder) -> str:
+    """Rows `(number of the quarter, subject, kind, peak, busy_us)`.
 
     Where two quarters meet, the pieces of one call touch without overlapping, so the greatest of the quarters' peaks
     is the peak of them all.
     """
-    bind = Binder()
     quarter, ends = bind(QUARTERS.width_us, "Int64"), "toUnixTimestamp64Micro(started) + duration_us"
     first, last = bind(reaches[0].span.start_us, "Int64"), bind(reaches[-1].span.end_us, "Int64")
     touched = " OR ".join(
@@ -185,10 +215,8 @@ def peaks(reaches: Sequence[Reach], version: int) -> Statement:
     )
     numbers = [number for span, _ in reaches for number in range(*(edge // QUARTER_US for edge in span))]
     subjects = ", ".join(f"('{name}', workspace, toString({name}))" for name in PEAK_DIMENSIONS)
-    return Statement(
-        f"INSERT INTO {PEAKS.table} (bucket, version, dimension, workspace, value, kind, peak, busy_us) "
-        f"SELECT toDateTime(number * 900, 'UTC'), {bind(version, 'UInt64')}, "
-        "subject.1, subject.2, subject.3, kind, maxIntersections(begins, ends), sum(ends - begins) FROM ("
+    return (
+        "SELECT number, subject, kind, maxIntersections(begins, ends) AS peak, sum(ends - begins) AS busy_us FROM ("
         f"SELECT number, kind, greatest(begun, number * {quarter}) AS begins, "
         f"least(ended, (number + 1) * {quarter}) AS ends, "
         f"arrayJoin([('{EVERYWHERE}', '', ''), ('{WORKSPACE}', workspace, ''), {subjects}]) AS subject FROM ("
@@ -196,8 +224,7 @@ def peaks(reaches: Sequence[Reach], version: int) -> Statement:
         f"greatest(toUnixTimestamp64Micro(started), {first}) AS begun, least({ends}, {last}) AS ended, "
         f"arrayJoin(range(intDiv(begun, {quarter}), intDiv(ended - 1, {quarter}) + 1)) AS number FROM events FINAL "
         f"WHERE ({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
-        "GROUP BY number, subject, kind",
-        bind.parameters,
+        "GROUP BY number, subject, kind"
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from aggregator import cubes
-from aggregator.cover import MONTHS, USAGE_LEVELS, Level, Span
+from aggregator.buckets import DAY_US
+from aggregator.cover import LEVELS, MONTHS, PEAKS, USAGE_LEVELS, Level, Span, spans_of
 from aggregator.dimensions import Binder
 from aggregator.freshness import Freshness
 from aggregator.query import Statement, in_range
@@ -17,7 +18,9 @@ from aggregator.rollup import Rollup
 from aggregator.store import Store
 
 Amount = tuple[int, Decimal]
-"""Calls and their credits."""
+"""Calls and their credits; of concurrency, all peaks of the bucket together and the seconds in flight."""
+
+LONGEST_US = DAY_US  # of a call: one that began on a sealed day may be gone, and is in the peaks of the day behind it
 
 NOTHING: Amount = (0, Decimal(0))
 
@@ -63,6 +66,28 @@ class Verification:
             clean = before[level].items() & self._published(level, month).items()
             buckets = sorted(one for one in clean if one[0] >= self._sealed_us)
             yield from self._compared(level, month, buckets, _folded(level, calls))
+        for day_us in range(*month, DAY_US):
+            yield from self._peaks(Span(day_us, day_us + DAY_US))
+
+    def _peaks(self, day: Span) -> Iterator[Difference]:
+        before = self._published(PEAKS, day)
+        buckets = sorted(one for one in before if one >= self._sealed_us + LONGEST_US)
+        if not buckets:
+            return
+        spans = spans_of(PEAKS, buckets)
+        reaches = self._freshness.ask(lambda known: [cubes.Reach(span, known.earliest_us(span)) for span in spans])
+        calls = self._amounts(cubes.peaks_of_calls(reaches))
+        clean = sorted(one for one in before.items() & self._published(PEAKS, day).items() if one[0] >= buckets[0])
+        kept = self._amounts(cubes.peaks_kept(spans, clean))
+        for bucket, _ in clean:
+            self.compared += 1
+            expected, found = calls.get(bucket, NOTHING), kept.get(bucket, NOTHING)
+            if expected != found:
+                yield Difference(PEAKS, "peaks", bucket, expected, found)
+
+    def _amounts(self, statement: Statement) -> dict[int, Amount]:
+        rows = self._store.select(statement)
+        return {int(second) * 1_000_000: (int(peaks), Decimal(int(busy)) / 1_000_000) for second, peaks, busy in rows}
 
     def _compared(
         self, level: Level, month: Span, buckets: list[tuple[int, int]], calls: dict[int, Amount]
@@ -111,7 +136,7 @@ def repair(rollup: Rollup, differences: Iterable[Difference]) -> None:
     wrong: dict[Level, set[int]] = {}
     for one in differences:
         wrong.setdefault(one.level, set()).add(one.bucket_us)
-    for level in USAGE_LEVELS:
+    for level in LEVELS:
         if level in wrong:
             rollup.compute(level, sorted(wrong[level]))
     while rollup.step():

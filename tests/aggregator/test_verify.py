@@ -50,8 +50,8 @@ def spoil(directory: Path, table: str) -> None:
 def test_rollups_that_are_right_are_said_to_be_right(directory: Path) -> None:
     found = verify(directory)
 
-    quarters, hours, days, months, cubes = 150, 150, 44, 2, 4
-    assert found.stdout == f"compared\t{(quarters + hours + days + months) * cubes}\ndifferent\t0\n"
+    quarters, hours, days, months, cubes, peaks = 150, 150, 44, 2, 4, 150
+    assert found.stdout == f"compared\t{(quarters + hours + days + months) * cubes + peaks}\ndifferent\t0\n"
     assert found.exit_code == 0
 
 
@@ -77,6 +77,20 @@ def test_a_store_in_use_names_its_holder(directory: Path) -> None:
 
     assert found.exit_code == 2
     assert "an embedded store belongs to one process; stop that one" in found.stderr
+
+
+def test_a_kept_peak_that_is_wrong_is_shown_and_repaired(directory: Path) -> None:
+    with Store(f"chdb://{directory}") as store:
+        first = "dimension = 'workspace' AND bucket = (SELECT min(bucket) FROM peaks_15m)"
+        change = f"ALTER TABLE peaks_15m UPDATE peak = peak + 1 WHERE {first}"
+        store.select(Statement(f"{change} SETTINGS mutations_sync = 2", {}))
+
+    found, mended = verify(directory), verify(directory, "--repair")
+
+    assert found.exit_code == 1
+    assert "peaks_15m" in found.stdout
+    assert "different\t1\n" in found.stdout
+    assert mended.exit_code == 0
 
 
 def test_what_was_accepted_is_accounted_for(
