@@ -94,11 +94,10 @@ def router(
     def requests(request: Request) -> Response:
         """The Request Log: calls that match, newest first, a page at a time; as a file all of them."""
         who = principal(request)
-        query = requests_query(request.query_params.multi_items(), who, now_us())
-        format = wanted(request)
+        asked = requests_query(request.query_params.multi_items(), who, now_us())
+        query, format = reader.kept(asked), wanted(request)
         if format is None:
-            answer = reader.requests(query)
-            return json_response(request, {"requests": answer.requests, "next_cursor": answer.next_cursor})
+            return json_response(request, export.requests_document(asked, query, reader.requests(query)))
         audit.export(who, request.url.path, request.url.query)
         name = export.requests_filename(query.start_us, query.end_us, query.zone)
         return deliver(request, file_label(format, name), reader.requests_file(query, format))

@@ -17,6 +17,7 @@ import msgspec
 from aggregator.buckets import from_us
 from aggregator.measures import Number
 from aggregator.query import Series, UsageAnswer, UsageQuery
+from aggregator.request_log import RequestsAnswer, RequestsQuery
 
 PIECE_CHARACTERS = 64 * 1024  # of a CSV at once: each piece is handed from thread to thread
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -59,6 +60,12 @@ def _series_document(answer: UsageAnswer) -> dict[str, object]:
             for one in answer.series
         ],
     }
+
+
+def requests_document(asked: RequestsQuery, kept: RequestsQuery, answer: RequestsAnswer) -> dict[str, object]:
+    """The body of `GET /v1/requests`; `kept_since` is null where all of the range that was asked for is kept."""
+    since = from_us(kept.start_us, kept.zone).isoformat() if kept.start_us > asked.start_us else None
+    return {"requests": answer.requests, "next_cursor": answer.next_cursor, "kept_since": since}
 
 
 def usage_csv(answer: UsageAnswer, layout: str = "long") -> Iterator[str]:

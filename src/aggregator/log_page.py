@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Any
 from uuid import UUID
 
-from aggregator.buckets import to_us
+from aggregator.buckets import from_us, to_us
 from aggregator.dimensions import Filter
 from aggregator.figure import Cell, exactly
 from aggregator.query import Audience
@@ -199,6 +199,11 @@ def page_links(view: View, next_cursor: str | None) -> dict[str, str]:
         "older": view.href({"cursor": next_cursor}) if next_cursor else "",
         "newest": view.href({"cursor": None}) if view.value("cursor") else "",
     }
+
+
+def kept_since(asked: RequestsQuery, kept: RequestsQuery) -> str:
+    """The first day of which calls are kept, where more was asked for."""
+    return day(from_us(kept.start_us, kept.zone)) if kept.start_us > asked.start_us else ""
 
 
 def tail_href(view: View) -> str:

@@ -31,13 +31,15 @@ class LogTab:
             "json": view.answer_href("/v1/requests", *USAGE_ONLY),
             "rows": [],
             "links": {},
+            "kept_since": "",
             "tail": log_page.tail_href(view),
         }
         items = view.asked(*USAGE_ONLY)
         if not view.value("limit"):
             items = (*items, ("limit", str(_ROWS)))
         try:
-            query = requests_query(items, asked.principal, asked.now_us)
+            wanted = requests_query(items, asked.principal, asked.now_us)
+            query = self._frame.reader.kept(wanted)
             shown = asked.query((*view.asked(*USAGE_ONLY, *LOG_ONLY), ("interval", "total")))
         except QueryError as error:
             return self._frame.refused(asked, error, "log.html", context)
@@ -48,6 +50,7 @@ class LogTab:
             "complete_until": self._frame.freshness(complete_until_us, asked.zone),
             "rows": log_page.rows(view, answer.requests, asked.zone, self._frame.names(asked, log_page.NAMED)),
             "links": log_page.page_links(view, answer.next_cursor),
+            "kept_since": log_page.kept_since(wanted, query),
         }
         return self._frame.page(asked, "log.html", shown, context)
 

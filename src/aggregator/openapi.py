@@ -185,7 +185,12 @@ def usage(suffix: str) -> Schema:
 def requests(suffix: str) -> Schema:
     paged = [] if suffix else _PAGE_PARAMETERS
     content = _content(suffix, schemas.REQUESTS, schemas.REQUESTS_CSV)
-    return operation("A page of calls; as a file, all.", content, *_SEARCH_PARAMETERS, *paged)
+    return operation(
+        "A page of calls; as a file, all. Those of the range that are still kept: 422 where none can be.",
+        content,
+        *_SEARCH_PARAMETERS,
+        *paged,
+    )
 
 
 def values(suffix: str) -> Schema:

@@ -27,6 +27,8 @@ from aggregator.retention import Retention
 from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, looks, slices
 from aggregator.store import Store
 
+_TOO_OLD = Problem("end", "")  # without its message, which says since when there are calls
+
 
 class Reader:
     """`complete_until` gives the moment (UTC microseconds) up to which nothing is on its way to the store any more."""
@@ -69,6 +71,17 @@ class Reader:
                 since = f"{from_us(removed_us):%Y-%m-%d}"
                 fault = f"this is kept {kept}, and that only since {since}: begin there, or ask more coarsely"
                 raise QueryError([Problem("start", fault)])
+
+    def kept(self, query: RequestsQuery, fault: Problem = _TOO_OLD) -> RequestsQuery:
+        """The question about the calls that are kept: it begins later where older ones may have been removed.
+
+        Raises QueryError, at the place of `fault`, where that leaves nothing to ask for.
+        """
+        since_us = self._retention.removed_us("events", time.time_ns() // 1000)
+        if query.end_us <= since_us:
+            message = f"single calls are kept only since {from_us(since_us):%Y-%m-%d}: end later, or ask /v1/usage"
+            raise QueryError([replace(fault, message=message)])
+        return replace(query, start_us=max(query.start_us, since_us))
 
     def requests(self, query: RequestsQuery) -> RequestsAnswer:
         rows: Sequence[Sequence[Any]] = ()

@@ -106,8 +106,16 @@ _CALL = {
 }  # fmt: skip
 REQUEST = example(fields(**_REQUEST_FIELDS), _CALL)
 REQUESTS = example(
-    fields(requests=list_of(fields(**_REQUEST_FIELDS)), next_cursor={"type": ["string", "null"]}),
-    {"requests": [_CALL], "next_cursor": None},
+    fields(
+        requests=list_of(fields(**_REQUEST_FIELDS)),
+        next_cursor={"type": ["string", "null"]},
+        kept_since={
+            "type": ["string", "null"],
+            "format": "date-time",
+            "description": "Where the calls of the range begin, if older ones are not kept any more.",
+        },
+    ),
+    {"requests": [_CALL], "next_cursor": None, "kept_since": None},
 )
 REQUESTS_CSV = example(TEXT, ",".join(TITLES) + "\r\n")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import redis
@@ -98,6 +99,61 @@ def test_calls_are_removed_by_days_and_the_rollups_still_answer(own_store: Store
     assert refused.status_code == 422
     first = TODAY - timedelta(days=30)
     assert f"this is kept as single calls, and that only since {first:%Y-%m-%d}: begin there" in refused.text
+
+
+def test_the_log_says_where_the_calls_begin_that_are_kept(own_store: Store, redis_client: "redis.Redis") -> None:
+    """Those behind it may or may not be there, so none is listed: a page is whole, or it says that it is not."""
+    first = TODAY - timedelta(days=30)
+    service = TestedService(own_store, redis_client, retention=Retention(raw=30))
+    own_store.insert([call(OLD, request_id="old"), call(first, request_id="first"), call(NOW, request_id="new")])
+
+    def listed(**parameters: Any) -> tuple[list[str], str | None]:
+        found = service.get("/v1/requests", **parameters)
+        return [one["request_id"] for one in found["requests"]], found["kept_since"]
+
+    assert listed(last="90d") == (["new", "first"], first.isoformat())
+    berlin = first.astimezone(ZoneInfo("Europe/Berlin"))
+    assert listed(last="90d", order="asc", tz="Europe/Berlin") == (["first", "new"], berlin.isoformat())
+    assert listed(start=first.isoformat()) == (["new", "first"], None)
+    page = service.http.get("/requests?last=90d", headers=service.headers(OPERATOR)).text
+    assert f"Calls are kept since <time>{first.day} {first:%b} {first.year}</time>" in page
+    page = service.http.get("/requests?last=7d", headers=service.headers(OPERATOR)).text
+    assert "Calls are kept since" not in page
+
+    file = service.http.get("/v1/requests.csv?last=90d", headers=service.headers(OPERATOR))
+    assert f'filename="requests-{first:%Y%m%d}-' in file.headers["content-disposition"]
+    assert [name in file.text for name in ("old", "first", "new")] == [False, True, True]
+
+
+@pytest.mark.parametrize("path", ["/v1/requests", "/v1/requests.csv", "/v1/requests.arrow", "/requests"])
+def test_a_range_of_which_no_call_can_be_kept_is_an_error(service_of_30_days: TestedService, path: str) -> None:
+    asked = {"start": f"{OLD:%Y-%m-%d}", "end": f"{TODAY - timedelta(days=31):%Y-%m-%d}"}
+
+    refused = service_of_30_days.http.get(path, params=asked, headers=service_of_30_days.headers(OPERATOR))
+
+    first = TODAY - timedelta(days=30)
+    assert refused.status_code == 422
+    assert f"single calls are kept only since {first:%Y-%m-%d}: end later, or ask /v1/usage" in refused.text
+    if path != "/requests":
+        assert refused.json()["detail"][0]["loc"] == ["query", "end"]
+
+
+def test_their_table_of_requests_says_so_too(service_of_30_days: TestedService) -> None:
+    body = {"start_time": int(OLD.timestamp() * 1000), "end_time": int(OLD.timestamp() * 1000) + 1}
+    service, path = service_of_30_days, "/v1/workspace/analytics/requests"
+    service.store.insert([call(OLD, request_id="old"), call(NOW, request_id="new")])
+
+    refused = service.http.post(path, json=body, headers=service.headers(OPERATOR))
+    whole = service.http.post(path, json={"start_time": body["start_time"]}, headers=service.headers(OPERATOR))
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["body", "end_time"]
+    assert [row[0] for row in whole.json()["rows"]] == ["new"]
+
+
+@pytest.fixture
+def service_of_30_days(own_store: Store, redis_client: "redis.Redis") -> TestedService:
+    return TestedService(own_store, redis_client, retention=Retention(raw=30))
 
 
 def test_a_call_for_a_sealed_day_is_refused_with_the_reason(own_store: Store, redis_client: "redis.Redis") -> None:

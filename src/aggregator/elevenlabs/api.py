@@ -36,6 +36,7 @@ from aggregator.elevenlabs.tables import (
 )
 from aggregator.elevenlabs.terms import LABEL_COLUMNS
 from aggregator.elevenlabs.usage import character_stats, character_stats_document
+from aggregator.errors import Problem
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.parameters import QueryString
@@ -116,7 +117,8 @@ def router(
 
     def requests_of(request: Request, who: Principal, body: bytes) -> Response:
         _no_parameters(request)
-        query = requests_table(parsed(RequestsBody, body), who, now_us())
+        asked = requests_table(parsed(RequestsBody, body), who, now_us())
+        query = reader.kept(asked, Problem("end_time", "", location=("body", "end_time")))
         names = labels.of(query.audience.workspace, LABEL_COLUMNS)
         return json_response(request, requests_document(reader.requests(query).requests, names))
 
