@@ -102,8 +102,11 @@ class _Table:
     def put(self, name: str, key: Key, bucket: int | None, value: Number | None) -> None:
         if bucket is None:
             self._totals[name, key] = value
-        else:
-            self._values.setdefault((name, key), self._empty(name))[bucket] = value
+            return
+        values = self._values.get((name, key))
+        if values is None:
+            values = self._values[name, key] = self._empty(name)
+        values[bucket] = value
 
     def mean(self, busy_us: Number, bucket: int | None) -> float:
         """How many calls were in flight on average, in a bucket or in all of them."""

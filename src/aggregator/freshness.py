@@ -8,7 +8,7 @@ that changed: the store says which by the numbers of its parts. One answer costs
 import math
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -96,6 +96,7 @@ class Freshness:
         self._days: dict[str, _Day] = {}
         self._published_mark: tuple[int, int] | None = None
         self._pointers: dict[Level, dict[int, Pointer]] = {level: {} for level in LEVELS}
+        self._rising: dict[Level, list[int]] = {}  # the buckets of these pointers, rising
         self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
         self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
         self._spans: dict[Level, list[Span]] = {}
@@ -135,13 +136,13 @@ class Freshness:
 
     def versions(self, level: Level, spans: Iterable[Span]) -> list[tuple[int, int]]:
         """The buckets in these spans that have a published version, each with it."""
-        pointers, found = self._pointers[level], []
+        pointers, rising = self._pointers[level], self._rising.get(level)
+        if rising is None:
+            rising = self._rising[level] = sorted(pointers)
+        found = []
         for span in spans:
-            bucket = span.start_us
-            while bucket < span.end_us:
-                if bucket in pointers:
-                    found.append((bucket, pointers[bucket].version))
-                bucket = level.next(bucket)
+            inside = rising[bisect_left(rising, span.start_us) : bisect_left(rising, span.end_us)]
+            found += [(bucket, pointers[bucket].version) for bucket in inside]
         return found
 
     def has_calls(self, span: Span) -> bool:
@@ -262,6 +263,7 @@ class Freshness:
             if before is None or before.version < int(version):
                 self._pointers[level][bucket] = Pointer(int(version), int(computed))
                 changed[level].add(bucket)
+        self._rising.clear()
         self._published_mark = mark
         for finer, level in pairwise(USAGE_LEVELS):
             changed[level] |= {level.floor(bucket) for bucket in changed[finer]}
@@ -269,6 +271,7 @@ class Freshness:
             self._judge(level, changed[level])
 
     def _forget_pointers(self) -> None:
+        self._rising.clear()
         for level in LEVELS:
             known = set(self._pointers[level])
             self._pointers[level].clear()

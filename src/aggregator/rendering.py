@@ -5,11 +5,11 @@ frame it.
 """
 
 import gzip
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+import msgspec
 from fastapi import Request, Response
 from markupsafe import Markup
 
@@ -92,7 +92,7 @@ class Rendering:
 
 def data(value: object) -> Markup:
     """JSON for a data block inside HTML: no character of it can end the block or begin markup."""
-    text = json.dumps(value, separators=(",", ":"))
+    text = msgspec.json.encode(value).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704  # escaped right above

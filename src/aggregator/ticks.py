@@ -6,10 +6,12 @@ The axis has one place per bucket, so a day of 25 hours has 25 places and a mont
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from aggregator.buckets import Interval, from_us
 from aggregator.wording import MONTHS
 
+KEPT = 64  # axes, at most some megabytes: all figures of a page have the same one
 MAX_TICKS = 13  # a year of months and the one before; a narrower chart drops every other one
 
 Turn = Callable[[datetime], object]
@@ -27,11 +29,16 @@ class Tick:
     lines: tuple[str, ...]
 
 
-def ticks(bounds: Sequence[int], interval: Interval, zone: tzinfo) -> list[Tick]:
+def ticks(bounds: Sequence[int], interval: Interval, zone: tzinfo) -> tuple[Tick, ...]:
     """Up to thirteen labels: full hours, midnights, Mondays, months, years.
 
     The second line says what the first leaves out (the day of an hour, the year of a day), wherever it changes.
     """
+    return _ticks(tuple(bounds), interval, zone)
+
+
+@lru_cache(KEPT)
+def _ticks(bounds: tuple[int, ...], interval: Interval, zone: tzinfo) -> tuple[Tick, ...]:
     starts = [from_us(bound, zone) for bound in bounds]
     chosen = list(range(len(starts))) if len(starts) <= MAX_TICKS else _chosen(starts)
     lines = _style([starts[index] for index in chosen], interval)
@@ -40,7 +47,7 @@ def ticks(bounds: Sequence[int], interval: Interval, zone: tzinfo) -> list[Tick]
         first, second = lines(starts[index])
         found.append(Tick(index, (first, second) if second != above else (first,)))
         above = second
-    return found
+    return tuple(found)
 
 
 def _minutes(count: int) -> Turn:
