@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,12 +93,27 @@ def test_a_consumer_names_no_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == ["metrics", "store", "redis"]
 
 
+@contextmanager
+def in_a_terminal(*arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """A command that Ctrl-C reaches, also where this run itself is in the background: what starts there ignores it."""
+    with subprocess.Popen(
+        [COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_ctrl_c_ends_a_tail_at_once_and_says_nothing(tmp_path: Path) -> None:
     with (
         serving(tmp_path) as service,
-        subprocess.Popen(
-            [COMMAND, "tail", "--url", service.page], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as tail,
+        in_a_terminal("tail", "--url", service.page) as tail,
     ):
         assert tail.stderr
         assert "Ctrl-C ends" in tail.stderr.readline()
@@ -109,10 +126,9 @@ def test_ctrl_c_ends_a_tail_at_once_and_says_nothing(tmp_path: Path) -> None:
 
 def test_an_import_that_is_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
     line = '{{"id": "{0}", "time": "2026-03-10T12:00:00Z", "workspace": "acme"}}\n'
-    command = [COMMAND, "import", "-", "--format", "jsonl"]
     with serving(tmp_path) as service:
-        arguments = [*command, "--url", service.page]
-        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        arguments = ["import", "-", "--format", "jsonl", "--url", service.page]
+        with in_a_terminal(*arguments) as first:
             assert first.stdin
             assert first.stderr
             first.stdin.write("".join(line.format(number) for number in range(50_000)))
@@ -126,7 +142,7 @@ def test_an_import_that_is_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
         assert "the same command again records the rest" in said
         assert "Traceback" not in said
         everything = "".join(line.format(number) for number in range(60_000))
-        again = subprocess.run(arguments, input=everything, capture_output=True, text=True, timeout=60)
+        again = subprocess.run([COMMAND, *arguments], input=everything, capture_output=True, text=True, timeout=60)
 
         assert again.returncode == 0, again.stderr
         wait_until(lambda: service.total("requests", **DAY) == 60_000, "each is stored once")

@@ -68,9 +68,9 @@ def test_a_token_that_is_not_valid_opens_nothing_and_a_guesser_is_slowed_down(se
     assert answer.status_code == 401
     assert "the token is not valid here" in answer.text
     assert "set-cookie" not in answer.headers
-    for _ in range(FAILURES_PER_MINUTE):
-        status = browser.get("/login?token=forged").status_code
-    assert status == 429
+    # A minute may end meanwhile: of so many, more than enough fall into one.
+    guesses = [browser.get("/login?token=forged").status_code for _ in range(2 * FAILURES_PER_MINUTE + 1)]
+    assert 429 in guesses
 
 
 @pytest.mark.parametrize(
