@@ -14,6 +14,7 @@ from starlette.routing import Match
 
 from aggregator.body import BodyTooLargeError, BrokenBodyError, UnsupportedBodyError
 from aggregator.errors import BusyError, NotFoundError, QueryError, StoreError
+from aggregator.formats import FORMATS
 from aggregator.tokens import ForbiddenError, TokenError, TooManyFailuresError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -94,11 +95,13 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of that path: of all its endpoints, not only of the first that has it."""
-    scope = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
-    routes = request.app.routes
+    path, routes = request.scope["path"], request.app.routes
+    scope = {"type": "http", "path": path, "root_path": request.scope.get("root_path", "")}
+    # Files are only read, although what is written at `/labels/{dimension}` could have such a name.
+    methods = METHODS[:2] if path.endswith(tuple(f".{suffix}" for suffix in FORMATS)) else METHODS
     return [
         method
-        for method in METHODS
+        for method in methods
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
     ]
 

@@ -2,8 +2,9 @@
 
 import csv
 import io
+import random
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,7 @@ import redis
 
 from aggregator.store import Store
 from aggregator.tokens import Principal
-from tests.aggregator.events import NOON, call
+from tests.aggregator.events import NOON, call, us
 from tests.aggregator.service import TestedService
 from tests.conftest import RedisServer
 
@@ -289,18 +290,31 @@ def test_a_correction_replaces_the_call_and_a_duplicate_changes_nothing(service:
     assert [(one["label"], one["total"]) for one in answer["series"]] == [("de", 3)]
 
 
-def test_the_log_pages_stay_put_while_calls_arrive(service: TestedService) -> None:
-    service.store.insert([call(NOON + timedelta(seconds=i), request_id=f"r{i}") for i in range(7)])
-    seen: list[str] = []
-    cursor: str | None = ""
+@pytest.mark.parametrize("order", ["desc", "asc"])
+def test_the_log_pages_stay_put_while_calls_arrive_and_late_ones_too(service: TestedService, order: str) -> None:
+    """A call that comes between two pages is on a later one if its place is still ahead, and else on none."""
+    pick, last = random.Random(order), order == "desc"
+
+    def arrive(count: int) -> list[tuple[int, bytes]]:
+        """Anywhere in a minute, so that some begin in the same second: their ids decide."""
+        new = [call(NOON + timedelta(seconds=pick.randrange(60))) for _ in range(count)]
+        service.store.insert(new)
+        return [(one.started_us, one.id) for one in new]
+
+    stored, seen, cursor = arrive(40), list[tuple[int, bytes]](), ""
     while cursor is not None:
         more = {"cursor": cursor} if cursor else {}
-        page = service.get("/v1/requests", ACME_ADMIN, **DAY, scope="workspace", limit=3, **more)
-        seen += [one["request_id"] for one in page["requests"]]
+        page = service.get("/v1/requests", ACME_ADMIN, **DAY, scope="workspace", limit=3, order=order, **more)
+        ahead = [one for one in stored if not seen or (one < seen[-1] if last else one > seen[-1])]
+        found = [(us(datetime.fromisoformat(one["time"])), UUID(one["id"]).bytes) for one in page["requests"]]
+        assert found == sorted(ahead, reverse=last)[:3]
+        assert (page["next_cursor"] is None) == (len(ahead) <= 3)
+        seen += found
         cursor = page["next_cursor"]
-        service.store.insert([call(NOON + timedelta(minutes=len(seen)), request_id="late")])
+        stored += arrive(2)
 
-    assert seen == ["r6", "r5", "r4", "r3", "r2", "r1", "r0"]
+    assert len(seen) > 40, "none of those that came meanwhile was ahead"
+    assert len(seen) < len(stored) - 2, "none of them was behind"
 
 
 def test_one_call_is_found_by_its_id_and_by_the_request_id_that_its_client_saw(service: TestedService) -> None:
@@ -429,3 +443,13 @@ def test_the_documentation_needs_no_other_host(service: TestedService) -> None:
     assert service.http.get("/static/docs/swagger-ui-bundle.js").status_code == 200
     paths = service.http.get("/openapi.json").json()["paths"]
     assert {"/v1/usage", "/v1/usage.csv", "/v1/requests", "/v1/requests/{id}", "/v1/events", "/metrics"} <= paths.keys()
+
+
+def test_a_method_that_is_not_there_is_answered_with_those_that_are(service: TestedService) -> None:
+    """As the description has them: files are only read."""
+    for path, methods in (
+        ("/v1/labels/voice", "GET, PUT"), ("/v1/labels/voice.csv", "GET"), ("/v1/limits", "GET, PUT"),
+        ("/v1/limits.csv", "GET"), ("/v1/events", "POST"), ("/v1/requests/r1", "GET"), ("/healthz", "GET"),
+    ):  # fmt: skip
+        refused = service.http.request("DELETE", path, headers=service.headers(ACME_ADMIN))
+        assert (refused.status_code, refused.headers["allow"]) == (405, methods), path

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 from fastapi.testclient import TestClient
@@ -12,9 +13,10 @@ from aggregator.login import own_path
 from aggregator.look import Look
 from aggregator.settings import Settings
 from aggregator.store import Store
-from aggregator.tokens import FAILURES_PER_MINUTE, Principal
+from aggregator.tokens import FAILURES_PER_MINUTE, Principal, Tokens
 from tests.aggregator.events import call
-from tests.aggregator.service import TestedService
+from tests.aggregator.service import SECRET, TestedService
+from tests.processes import serving
 
 FRAMED = Look(frame_ancestors="https://app.example.com https://*.example.org:8443")
 ALICE = Principal("member", "acme", "alice")
@@ -52,6 +54,29 @@ def test_behind_tls_the_cookie_is_for_tls_and_works_in_the_frames_of_the_company
     cookie = client(service, "https").get("/login", params={"token": token}).headers["set-cookie"]
 
     assert cookie.endswith("; HttpOnly; Path=/; Secure; SameSite=None; Partitioned")
+
+
+def test_what_a_proxy_on_this_machine_says_of_the_sender_is_believed_and_of_nobody_else(tmp_path: Path) -> None:
+    """Of the running service: that TLS ended before it, and who refused tokens are counted for."""
+    token = Tokens(SECRET).make(ALICE, 1)
+    with serving(tmp_path, settings={"AGGREGATOR_SECRET": SECRET}) as running:
+
+        def login(sent: str, **headers: str) -> httpx.Response:
+            return httpx.get(f"{running.page}login", params={"token": sent}, headers=headers, timeout=30)
+
+        by_tls = login(token, **{"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+        by_itself = login(token).headers["set-cookie"]
+        for _ in range(FAILURES_PER_MINUTE):
+            login("forged", **{"X-Forwarded-For": "203.0.113.1"})
+        guesser, other = (login("forged", **{"X-Forwarded-For": f"203.0.113.{i}"}).status_code for i in (1, 2))
+        elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")  # no proxy's address
+        with httpx.Client(transport=elsewhere, params={"token": token}) as stranger:
+            unproven = stranger.get(f"{running.page}login", headers={"X-Forwarded-Proto": "https"})
+
+    assert by_tls.endswith("; HttpOnly; Path=/; Secure; SameSite=Lax")
+    assert by_itself.endswith("; HttpOnly; Path=/; SameSite=Lax")
+    assert (guesser, other) == (429, 401)
+    assert unproven.headers["set-cookie"].endswith("; HttpOnly; Path=/; SameSite=Lax")
 
 
 def test_only_those_whom_the_company_names_may_frame_the_pages(service: TestedService) -> None:
