@@ -344,6 +344,7 @@ def answer(service: SharedService, asker: Principal, asked: Asked) -> tuple[int,
 _MOVING = {True: r'"complete_until":"[^"]*"|\d\d:\d\d:\d\d', False: r'"request_id":"[^"]*"'}
 
 
+@pytest.mark.timeout(120 + 10 * EXAMPLES)  # seconds: an example takes four
 @given(st.data())
 @PROFILE
 def test_an_answer_does_not_depend_on_what_others_have(service: SharedService, data: st.DataObject) -> None:
