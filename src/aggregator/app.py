@@ -111,9 +111,10 @@ class Service:
         self.rollup = rollup = Rollup(
             self.store,
             freshness,
-            sealed_us=lambda: retention.sealed_us(time.time_ns() // 1000),
+            removed_us=lambda table: retention.removed_us(table, time.time_ns() // 1000),
             # An embedded store has no other process that could compute them.
             may_run=(lambda: True) if settings.is_embedded_store else lease.held,
+            may_add=(lambda: True) if settings.is_embedded_store else lease.surely_held,
         )
         self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
         consumer.on_stored(self.metrics.calls_stored)

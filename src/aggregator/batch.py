@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from aggregator.block import native_block
-from aggregator.entry import Fields, fields_of, rows_of, salvaged
+from aggregator.entry import UNSEAL, Fields, fields_of, rows_of, salvaged
 from aggregator.rows import PART_ROWS, Rows
 from aggregator.totals import CallTotals
 from usage_meter.event import EventRow, UsageEventError, encode_row
@@ -21,6 +21,8 @@ FUTURE_US = 86_400 * 1_000_000  # a call further ahead than a day is a broken cl
 
 AHEAD = "starts more than a day in the future"
 SEALED = "starts on a day that is sealed: its calls may have been removed (AGGREGATOR_RETENTION_RAW)"
+CORRECTION = "is a correction for a day that is sealed: what it corrects may be a part of the rollups for good"
+EXPIRED = "starts before all that is kept (AGGREGATOR_RETENTION_MONTHLY)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +88,25 @@ class Load:
 
 
 class Batch:
-    """`now_us` is the present: what starts too long after it is refused, and what starts before `earliest_us`."""
+    """`now_us` is the present: what starts too long after it is refused, and what starts before `earliest_us`.
 
-    def __init__(self, now_us: int, earliest_us: int = 0, known: Rows | None = None) -> None:
+    An entry that says UNSEAL is let in all the same, from `kept_us` on: such calls are `late`, and stored apart.
+    """
+
+    def __init__(self, now_us: int, earliest_us: int = 0, known: Rows | None = None, kept_us: int = 0) -> None:
         self.entries: list[Delivered] = []
         self.letters: list[Letter] = []
         self.stored: dict[tuple[int, bytes], int] = {}
         """How many events of each entry go into the store."""
         self.load = Load(known=known)
+        self.late: list[tuple[Delivered, list[EventRow]]] = []
         self._earliest_us, self._latest_us = earliest_us, now_us + FUTURE_US
+        self._kept_us = kept_us
 
     @property
     def is_full(self) -> bool:
-        return self.load.events >= BATCH_EVENTS or self.load.bytes >= BATCH_BYTES
+        late = sum(len(rows) for _, rows in self.late)
+        return self.load.events + late >= BATCH_EVENTS or self.load.bytes >= BATCH_BYTES
 
     def add(self, entry: Delivered) -> None:
         self.entries.append(entry)
@@ -129,7 +137,21 @@ class Batch:
         self.stored[entry.shard, entry.id] = len(timely)
         if len(timely) < len(rows):
             self._refuse(entry, [row for row in rows if row.started_us > latest_us], AHEAD)
-            self._refuse(entry, [row for row in rows if row.started_us < earliest_us], SEALED)
+            late = [row for row in rows if row.started_us < earliest_us]
+            if entry.fields and UNSEAL in entry.fields:
+                self._let_in(entry, late)
+            else:
+                self._refuse(entry, late, SEALED)
+
+    def _let_in(self, entry: Delivered, rows: list[EventRow]) -> None:
+        """All but what could make a wrong number: what a correction replaces cannot be taken out of a rollup."""
+        kept = [row for row in rows if row.started_us >= self._kept_us]
+        let_in = [row for row in kept if row.version == 1]
+        self._refuse(entry, [row for row in rows if row.started_us < self._kept_us], EXPIRED)
+        self._refuse(entry, [row for row in kept if row.version != 1], CORRECTION)
+        if let_in:
+            self.late.append((entry, let_in))
+            self.stored[entry.shard, entry.id] += len(let_in)
 
     def _refuse(self, entry: Delivered, rows: list[EventRow], reason: str) -> None:
         if rows:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import redis
 
@@ -54,8 +54,11 @@ end
 """
 
 
+Table = Literal["events", "unsealed"]
+
+
 class EventStore(Protocol):
-    def load(self, blocks: bytes) -> None: ...
+    def load(self, blocks: bytes, table: Table = "events") -> None: ...
 
 
 @dataclass
@@ -149,7 +152,8 @@ class Consumer:
     def _gather(self) -> Batch:
         """What waits, up to a full batch."""
         now_us = time.time_ns() // 1000
-        batch = Batch(now_us, self._retention.refused_us(now_us), self._known)
+        earliest_us, kept_us = self._retention.refused_us(now_us), self._retention.kept_us(now_us)
+        batch = Batch(now_us, earliest_us, self._known, kept_us)
         while not batch.is_full and (self._delivered or self._fetch()):
             batch.add(self._delivered.popleft())
         batch.load.close()
@@ -165,26 +169,28 @@ class Consumer:
             batch.load = Load()  # counts what is stored now, one by one
             for entry, rows in batch.readable():
                 self._store_or_bury(batch, entry, rows)
+        for entry, rows in batch.late:
+            self._store_or_bury(batch, entry, rows, "unsealed")
         for shard in {entry.shard for entry in batch.entries}:
             self._acknowledge(batch, shard)
         self._count(batch)
 
-    def _load(self, load: Load) -> None:
+    def _load(self, load: Load, table: Table = "events") -> None:
         for blocks in load.blocks():
-            self._store.load(blocks)
+            self._store.load(blocks, table)
 
-    def _store_or_bury(self, batch: Batch, entry: Delivered, rows: Sequence[EventRow]) -> None:
+    def _store_or_bury(self, batch: Batch, entry: Delivered, rows: Sequence[EventRow], table: Table = "events") -> None:
         """Finds by halving what the store refuses for what it holds."""
         load = Load(rows)
         try:
-            self._load(load)
+            self._load(load, table)
         except RejectedError as error:
             if len(rows) == 1:
                 batch.bury(entry, [encode_row(rows[0])], f"the store refuses it: {error}")
                 batch.stored[entry.shard, entry.id] -= 1
                 return
-            self._store_or_bury(batch, entry, rows[: len(rows) // 2])
-            self._store_or_bury(batch, entry, rows[len(rows) // 2 :])
+            self._store_or_bury(batch, entry, rows[: len(rows) // 2], table)
+            self._store_or_bury(batch, entry, rows[len(rows) // 2 :], table)
         else:
             batch.load.count(load)
 

@@ -107,37 +107,37 @@ def _between(span: Span, bind: Binder) -> str:
 def from_calls(spans: Sequence[Span], version: int) -> Statement:
     """Computes the quarters of an hour in these spans, in all cubes: one insert, since each makes a part of its own."""
     bind = Binder()
-    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
-    values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
     keys, number = ", ".join((*SHARED, *COLUMNS)), bind(version, "UInt64")
+    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
+    parts = _cubes_of_calls(f"events FINAL WHERE {places}", QUARTERS, f"{number} AS version, {keys}, {made}")
+    return Statement(f"INSERT INTO {QUARTERS.table} (bucket, cube, version, {keys}, {names}) {parts}", bind.parameters)
+
+
+def _cubes_of_calls(calls: str, level: Level, selected: str) -> str:
+    """Rows `(bucket, cube, …)` of these calls, all cubes one below the other."""
+    values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
+    start = _starts(level, "toStartOfFifteenMinutes(started)")
     parts = []
     for cube in CUBES:
         kept = {*SHARED, *("groups" if name == "group" else name for name in cube.dimensions)}
         by = ", ".join(sorted(kept))
-        columns = ", ".join(
-            name if name in kept else f"{_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in (*SHARED, *COLUMNS)
-        )
+        empty = "".join(f", {_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in COLUMNS if name not in kept)
         parts.append(
-            f"SELECT '{cube.name}' AS cube, bucket, {number} AS version, {columns}, {made} FROM ("
-            f"SELECT toStartOfFifteenMinutes(started) AS bucket, {by}, {values} FROM events FINAL "
-            f"WHERE {places} GROUP BY bucket, {by})"
+            f"SELECT bucket, '{cube.name}' AS cube, {selected} FROM (SELECT {start} AS bucket, {by}{empty}, {values} "
+            f"FROM {calls} GROUP BY bucket, {by})"
         )
-    return Statement(
-        f"INSERT INTO {QUARTERS.table} (cube, bucket, version, {keys}, {names}) {' UNION ALL '.join(parts)}",
-        bind.parameters,
-    )
+    return " UNION ALL ".join(parts)
 
 
 def _seconds(buckets: Sequence[int], bind: Binder) -> str:
     return bind([bucket // 1_000_000 for bucket in buckets], "Array(UInt32)")
 
 
-_STARTS = {
-    "1h": "toStartOfHour(bucket)",
-    "1d": "toStartOfDay(bucket)",
-    "1mo": "toDateTime(toStartOfMonth(bucket), 'UTC')",
-}
+def _starts(level: Level, bucket: str) -> str:
+    """Where the level's bucket begins that a finer one, or a quarter of an hour, lies in."""
+    starts = {"1h": "toStartOfHour({})", "1d": "toStartOfDay({})", "1mo": "toDateTime(toStartOfMonth({}), 'UTC')"}
+    return starts.get(level.name, "{}").format(bucket)
 
 
 def from_finer(
@@ -157,7 +157,7 @@ def from_finer(
     return Statement(
         f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
         f"SELECT start, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
-        f"SELECT {_STARTS[level.name]} AS start, {keys}, {values} FROM {finer.table} "
+        f"SELECT {_starts(level, 'bucket')} AS start, {keys}, {values} FROM {finer.table} "
         f"WHERE {inside} AND cube IN {bind([one.name for one in some], 'Array(String)')} GROUP BY start, {keys})",
         bind.parameters,
     )
@@ -181,6 +181,49 @@ def peaks(reaches: Sequence[Reach], version: int) -> Statement:
     )
 
 
+def with_added(
+    level: Level, spans: Sequence[Span], version: int, before: Sequence[tuple[int, int]], day: Span
+) -> Statement:
+    """Computes the buckets that `spans` are from what they hold under the versions `before`, and the day's calls that
+    are to be added with this version."""
+    bind = Binder()
+    keys, number = ", ".join(("bucket", "cube", *SHARED, *COLUMNS)), bind(version, "UInt64")
+    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
+    values = ", ".join(f"{one.merged} AS {one.alias}" for one in COMPONENTS)
+    called = f"{', '.join((*SHARED, *COLUMNS))}, {', '.join(f'{one.alias} AS {one.name}' for one in COMPONENTS)}"
+    added = _cubes_of_calls(f"unsealed FINAL WHERE {_to_be_added(day, version, bind)}", level, called)
+    return Statement(
+        f"INSERT INTO {level.table} (version, {keys}, {names}) SELECT {number}, {keys}, {made} FROM ("
+        f"SELECT {keys}, {values} FROM (SELECT {keys}, {names} FROM {level.table} "
+        f"WHERE {published(spans, before, bind)} UNION ALL {added}) GROUP BY {keys})",
+        bind.parameters,
+    )
+
+
+def peaks_with_added(reaches: Sequence[Reach], version: int, before: Sequence[tuple[int, int]], day: Span) -> Statement:
+    """The same of concurrency. The time in flight adds up. A peak cannot, without the calls that made it: it is the
+    greater one of what was and of the added calls among themselves, which is the least that it may have been."""
+    bind = Binder()
+    keys, number = "dimension, workspace, value, kind, bucket", bind(version, "UInt64")
+    added = _peaks_of_calls(reaches, bind, "unsealed", f"{_to_be_added(day, version, bind)} AND ")
+    kept = published([reach.span for reach in reaches], before, bind)
+    return Statement(
+        f"INSERT INTO {PEAKS.table} ({keys}, version, peak, busy_us) "
+        f"SELECT {keys}, {number}, max(highest), sum(busy) FROM ("
+        f"SELECT {keys}, peak AS highest, busy_us AS busy FROM {PEAKS.table} WHERE {kept} UNION ALL "
+        "SELECT subject.1 AS dimension, subject.2 AS workspace, subject.3 AS value, kind, "
+        f"toDateTime(number * 900, 'UTC') AS bucket, toUInt32(peak) AS highest, toInt64(busy_us) AS busy FROM ({added})"
+        f") GROUP BY {keys}",
+        bind.parameters,
+    )
+
+
+def _to_be_added(day: Span, version: int, bind: Binder) -> str:
+    key = "workspace, started, id"
+    inside = " AND ".join(in_range(*day, bind))
+    return f"{inside} AND ({key}) IN (SELECT {key} FROM added WHERE version = {bind(version, 'UInt64')})"
+
+
 def peaks_of_calls(reaches: Sequence[Reach]) -> Statement:
     """Rows `(bucket in seconds, sum of all peaks, microseconds in flight)`, as `peaks` would compute them."""
     bind = Binder()
@@ -201,8 +244,8 @@ def peaks_kept(spans: Sequence[Span], versions: Sequence[tuple[int, int]]) -> St
     )
 
 
-def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder) -> str:
-    """Rows `(number of the quarter, subject, kind, peak, busy_us)`.
+def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder, table: str = "events", which: str = "") -> str:
+    """Rows `(number of the quarter, subject, kind, peak, busy_us)`; `which` is a condition on the calls.
 
     Where two quarters meet, the pieces of one call touch without overlapping, so the greatest of the quarters' peaks
     is the peak of them all.
@@ -222,8 +265,8 @@ def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder) -> str:
         f"arrayJoin([('{EVERYWHERE}', '', ''), ('{WORKSPACE}', workspace, ''), {subjects}]) AS subject FROM ("
         f"SELECT workspace, kind, {', '.join(PEAK_DIMENSIONS)}, "
         f"greatest(toUnixTimestamp64Micro(started), {first}) AS begun, least({ends}, {last}) AS ended, "
-        f"arrayJoin(range(intDiv(begun, {quarter}), intDiv(ended - 1, {quarter}) + 1)) AS number FROM events FINAL "
-        f"WHERE ({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
+        f"arrayJoin(range(intDiv(begun, {quarter}), intDiv(ended - 1, {quarter}) + 1)) AS number FROM {table} FINAL "
+        f"WHERE {which}({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
         "GROUP BY number, subject, kind"
     )
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ RedisUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_REDIS_
 StoreUrl = Annotated[str | None, typer.Option(help="Instead of AGGREGATOR_STORE_URL.")]
 LetterNames = Annotated[list[str] | None, typer.Argument(help="As `usage-meter dead list` shows them.")]
 AllLetters = Annotated[bool, typer.Option("--all", help="All there are.")]
+Unseal = Annotated[bool, typer.Option("--unseal", help="Let in what came too late: add it to its day's rollups.")]
 
 
 @app.command(name="list")
@@ -38,11 +40,19 @@ def dead_list(redis_url: RedisUrl = None, store_url: StoreUrl = None) -> None:
 
 @app.command(name="retry")
 def dead_retry(
-    names: LetterNames = None, everything: AllLetters = False, redis_url: RedisUrl = None, store_url: StoreUrl = None
+    names: LetterNames = None,
+    everything: AllLetters = False,
+    unseal: Unseal = False,
+    redis_url: RedisUrl = None,
+    store_url: StoreUrl = None,
 ) -> None:
-    """Send entries again: after an update of the aggregator, say, or a correction of the clock."""
+    """Send entries again: after an update of the aggregator, say, or a correction of the clock.
+
+    With --unseal, calls for a day that is sealed are added to its rollups. Do that only with calls that the day has
+    never had: once its own calls are gone, nobody can tell any more.
+    """
     with _dead_letters(redis_url, store_url) as letters:
-        print(f"sent again\t{_each(letters, names, everything, letters.retry)}")
+        print(f"sent again\t{_each(letters, names, everything, partial(letters.retry, unseal=unseal))}")
 
 
 @app.command(name="drop")

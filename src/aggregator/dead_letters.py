@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from aggregator.backlog import Backlog
+from aggregator.entry import UNSEAL
 from aggregator.errors import NotFoundError
 from aggregator.ledger import Ledger
 from usage_meter import keys
@@ -63,9 +64,12 @@ class DeadLetters:
         """Raises NotFoundError for a name that is none."""
         return [self._named(name) for name in names]
 
-    def retry(self, letter: DeadLetter) -> None:
-        """Send it again, as it came: the consumer decides anew."""
-        fields = {name: value for name, value in letter.fields.items() if name != b"reason"}
+    def retry(self, letter: DeadLetter, unseal: bool = False) -> None:
+        """Send it again, as it came: the consumer decides anew. `unseal` has it let in what it would refuse for its
+        sealed day."""
+        fields = {name: value for name, value in letter.fields.items() if name not in (b"reason", UNSEAL)}
+        if unseal:
+            fields[UNSEAL] = b"1"
         self._ledger.retried(letter.shard, letter.id, fields)
 
     def drop(self, letter: DeadLetter) -> None:

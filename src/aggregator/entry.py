@@ -1,6 +1,7 @@
 """A stream entry: from its fields to its rows and back. Pure.
 
 An entry has the fields `v` (format version), `n` (number of events) and `b` (their payload); see `usage_meter.event`.
+What is sent again by hand, to be let in for a sealed day, has UNSEAL beside them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from usage_meter.event import (
 )
 
 Fields = Mapping[bytes, bytes]
+
+UNSEAL = b"unseal"
 
 
 def rows_of(fields: Fields) -> list[EventRow]:

@@ -1,6 +1,6 @@
 """Who of several aggregators does a piece of work that one is enough for: a key in Redis with a lifetime.
 
-It saves work and guards nothing: two that work at once do no harm, and without Redis everybody works. One that dies
+It saves work: two that compute at once do no harm, and without Redis everybody does (`held`). One that dies
 loses its lease when the lifetime is over, and another goes on.
 """
 
@@ -34,10 +34,20 @@ class Lease:
     def held(self) -> bool:
         """Whether it is ours, for a lifetime from now; takes it where it is nobody's."""
         try:
-            return bool(self._redis.eval(_TAKE, 1, self._key, self._holder, str(self._milliseconds)))
+            return self._take()
         except redis.RedisError as error:
             logger.warning("cannot tell who computes the rollups, so this process does: %s", error)
             return True
+
+    def surely_held(self) -> bool:
+        """The same for what two must not do at once: without Redis, nobody does it."""
+        try:
+            return self._take()
+        except redis.RedisError:
+            return False
+
+    def _take(self) -> bool:
+        return bool(self._redis.eval(_TAKE, 1, self._key, self._holder, str(self._milliseconds)))
 
     def release(self) -> None:
         """Let another go on at once. Where that fails, it waits for the lifetime."""

@@ -48,6 +48,10 @@ class Retention:
         """Calls that began before this moment are not taken any more; 0 when all are."""
         return self.sealed_us(now_us + SEALING_US)
 
+    def kept_us(self, now_us: int) -> int:
+        """What began before this moment is a part of no table any more; 0 when everything is."""
+        return self.removed_us("usage_1mo", now_us)
+
     def removed_us(self, table: str, now_us: int) -> int:
         """Rows of the table from before this moment may have been removed; 0 when none ever are."""
         days = self._days()[table]

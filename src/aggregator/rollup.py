@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from aggregator import cubes
 from aggregator.buckets import SECOND_US
@@ -21,6 +21,7 @@ from aggregator.errors import StoreError
 from aggregator.freshness import VERSION_BITS, Freshness
 from aggregator.query import Statement
 from aggregator.store import INSERT_SECONDS
+from aggregator.unsealing import Unsealing
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _SETTINGS = {
 
 
 class RollupStore(Protocol):
-    def select(self, statement: Statement) -> Sequence[Sequence[int]]: ...
+    def select(self, statement: Statement) -> Sequence[Sequence[Any]]: ...
 
     def execute(self, statement: Statement, settings: dict[str, int]) -> None: ...
 
@@ -62,6 +63,8 @@ class RollupStatistics:
     seconds: float = 0.0
     """Spent on computing."""
     errors: int = 0
+    added: int = 0
+    """Calls that were let in for sealed days."""
     waiting: int = 0
     """Closed buckets of all levels that wait to be computed, as of the last look."""
 
@@ -79,8 +82,9 @@ class _Run:
 
 
 class Rollup:
-    """`sealed_us` gives the moment before which calls may have been removed: what began earlier is never computed
-    from calls again. `may_run` tells whether this one of several aggregators is to do the work."""
+    """`removed_us` gives for a table the moment before which its rows may have been removed: what began earlier is
+    never computed from them again. `may_run` tells whether this one of several aggregators is to do the work, and
+    `may_add` the same of what two at once would do wrong: it must be certain."""
 
     def __init__(
         self,
@@ -89,14 +93,16 @@ class Rollup:
         *,
         margin_seconds: float = MARGIN_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
-        sealed_us: Callable[[], int] = lambda: 0,
+        removed_us: Callable[[str], int] = lambda table: 0,
         may_run: Callable[[], bool] = lambda: True,
+        may_add: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._freshness = freshness
         self._margin_us = round(margin_seconds * SECOND_US)
         self._grace_us = round(grace_seconds * SECOND_US)
-        self._sealed_us = sealed_us
+        self._removed_us = removed_us
+        self._unsealing = Unsealing(store, freshness, removed_us, may_add)
         self._may_run = may_run
         self._swept_at = float("-inf")
         self.statistics = RollupStatistics()
@@ -124,6 +130,9 @@ class Rollup:
     def step(self) -> int:
         """Compute and publish some of what is due; returns how many buckets, 0 when nothing is. Raises on failure."""
         began = time.monotonic()
+        if added := self._unsealing.step():
+            self.statistics.added += added
+            return added
         run = self._begin()
         level, buckets = self._freshness.ask(lambda known: self._due(known, run))
         if level is None:
@@ -192,7 +201,7 @@ class Rollup:
 
     def _closed(self, known: Freshness, level: Level, run: _Run) -> list[int]:
         """Dirty, over, and quiet for long enough that computing it makes it clean."""
-        sealed_us = self._sealed_us() if level in (QUARTERS, PEAKS) else 0
+        sealed_us = self._removed_us("events" if level in (QUARTERS, PEAKS) else _finer(level).table)
         return [
             bucket
             for bucket in known.dirty_buckets(level)

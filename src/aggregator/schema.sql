@@ -188,3 +188,23 @@ CREATE TABLE IF NOT EXISTS published (
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (level, bucket)
+
+-- version 3: calls for sealed days
+-- unsealed: calls that came late for a sealed day and were let in by hand, until they are added to its rollups
+--   (unsealing.py). Columns as those of events: a section that gives events a column gives it to this table too.
+CREATE TABLE IF NOT EXISTS unsealed
+ENGINE = ReplacingMergeTree(version)
+ORDER BY (workspace, started, id)
+AS SELECT * EXCEPT (inserted) FROM events LIMIT 0
+;
+-- added: the keys of such calls, each with the version of its quarter of an hour with which it was added; the call
+-- counts once that version is published. Version 0: the day had the call already. Kept for ever, so that no call is
+-- added twice.
+CREATE TABLE IF NOT EXISTS added (
+    workspace  LowCardinality(String),
+    started    DateTime64(6, 'UTC'),
+    id         FixedString(16),
+    version    UInt64
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (workspace, started, id, version)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
@@ -98,11 +98,11 @@ class Store:
         for blocks in blocks_by_day(rows.take()).values():
             self.load(b"".join(blocks))
 
-    def load(self, blocks: bytes) -> None:
+    def load(self, blocks: bytes, table: Literal["events", "unsealed"] = "events") -> None:
         """Store events that are blocks already, best of a single day; when it returns they are safe."""
         with self._client() as client:
             try:
-                client.raw_insert("events", list(COLUMNS), blocks, settings=_INSERT_SETTINGS, fmt="Native")
+                client.raw_insert(table, list(COLUMNS), blocks, settings=_INSERT_SETTINGS, fmt="Native")
             except ClickHouseError as error:
                 if getattr(error, "code", None) in _DATA_ERRORS:
                     raise RejectedError(_first_line(error)) from error

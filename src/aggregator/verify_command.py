@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,11 +41,12 @@ def verify(repair: Repair = False, store_url: StoreUrl = None, redis_url: RedisU
         settings = Settings.from_env(os.environ, store_url=store_url, redis_url=redis_url)
         with Store(settings.store_url) as store:
             freshness = Freshness(store)
-            sealed_us = settings.retention.sealed_us(time.time_ns() // 1000)
+            removed_us = partial(settings.retention.removed_us, now_us=time.time_ns() // 1000)
+            sealed_us = removed_us("events")
             found = verification.Verification(store, freshness, sealed_us)
             differences = _all(found)
             if repair and differences:
-                verification.repair(Rollup(store, freshness, sealed_us=lambda: sealed_us), differences)
+                verification.repair(Rollup(store, freshness, removed_us=removed_us), differences)
                 errors.print(f"{len(differences)} differences: computed anew, verifying again")
                 found = verification.Verification(store, Freshness(store), sealed_us)
                 differences = _all(found)

@@ -55,7 +55,7 @@ class TestedService:
             self.freshness,
             margin_seconds=0,
             grace_seconds=0,
-            sealed_us=lambda: (retention or Retention()).sealed_us(time.time_ns() // 1000),
+            removed_us=lambda table: (retention or Retention()).removed_us(table, time.time_ns() // 1000),
         )  # nothing else inserts meanwhile
         self.metrics = Metrics(backlog, live, self.consumer.statistics, self.rollup.statistics)
         self.consumer.on_stored(self.metrics.calls_stored)

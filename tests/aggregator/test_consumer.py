@@ -12,7 +12,7 @@ import redis
 
 from aggregator.backlog import Backlog
 from aggregator.batch import BATCH_EVENTS, FUTURE_US
-from aggregator.consumer import FORGET_CONSUMERS, Consumer
+from aggregator.consumer import FORGET_CONSUMERS, Consumer, Table
 from aggregator.errors import RejectedError, StoreError
 from aggregator.query import Statement
 from aggregator.store import Store
@@ -39,10 +39,10 @@ class Obstacle:
         self._after = after
         self.loads: list[int] = []
 
-    def load(self, blocks: bytes) -> None:
+    def load(self, blocks: bytes, table: Table = "events") -> None:
         self.loads.append(len(blocks))
         self._before(blocks)
-        self._store.load(blocks)
+        self._store.load(blocks, table)
         self._after()
 
 

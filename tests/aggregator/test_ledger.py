@@ -7,7 +7,7 @@ import redis
 
 from aggregator.backlog import Backlog
 from aggregator.batch import FUTURE_US
-from aggregator.consumer import Consumer
+from aggregator.consumer import Consumer, Table
 from aggregator.dead_letters import DeadLetters
 from aggregator.ledger import Account, Ledger
 from aggregator.store import Store
@@ -39,8 +39,8 @@ class DyingStore:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def load(self, blocks: bytes) -> None:
-        self._store.load(blocks)
+    def load(self, blocks: bytes, table: Table = "events") -> None:
+        self._store.load(blocks, table)
         raise KeyboardInterrupt
 
 
@@ -93,12 +93,12 @@ def test_two_consumers_that_store_the_same_entry_settle_it_once(redis_client: "r
     other = consumer(redis_client, store, "other")
 
     class Slow:
-        def load(self, blocks: bytes) -> None:
+        def load(self, blocks: bytes, table: Table = "events") -> None:
             pending: Any = redis_client.xpending_range(keys.events(0), keys.GROUP, "-", "+", 100)
             taken: list[Any] = [one["message_id"] for one in pending]
             redis_client.xclaim(keys.events(0), keys.GROUP, "other", 0, taken)
             other.step()
-            store.load(blocks)
+            store.load(blocks, table)
 
     consumer(redis_client, Slow()).step()
 
