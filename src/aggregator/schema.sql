@@ -192,10 +192,40 @@ ORDER BY (level, bucket)
 -- version 3: calls for sealed days
 -- unsealed: calls that came late for a sealed day and were let in by hand, until they are added to its rollups
 --   (unsealing.py). Columns as those of events: a section that gives events a column gives it to this table too.
-CREATE TABLE IF NOT EXISTS unsealed
+CREATE TABLE IF NOT EXISTS unsealed (
+    id              FixedString(16),
+    version         UInt32,
+    kind            LowCardinality(String),
+    started         DateTime64(6, 'UTC'),
+    duration_us     Int64,
+    ttfb_us         Nullable(Int64),
+    workspace       LowCardinality(String),
+    user            String,
+    groups          Array(LowCardinality(String)),
+    api_key         String,
+    api_key_hint    LowCardinality(String),
+    product         LowCardinality(String),
+    voice           LowCardinality(String),
+    model           LowCardinality(String),
+    region          LowCardinality(String),
+    source          LowCardinality(String),
+    method          LowCardinality(String),
+    route           LowCardinality(String),
+    path            String,
+    status          UInt16,
+    outcome         LowCardinality(String),
+    error           LowCardinality(String),
+    request_bytes   Int64,
+    response_bytes  Int64,
+    credits         Decimal(18, 6),
+    quantities      Map(LowCardinality(String), Float64),
+    attributes      Map(LowCardinality(String), String),
+    request_id      String,
+    trace_id        String,
+    instance        LowCardinality(String)
+)
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (workspace, started, id)
-AS SELECT * EXCEPT (inserted) FROM events LIMIT 0
 ;
 -- added: the keys of such calls, each with the version of its quarter of an hour with which it was added; the call
 -- counts once that version is published. Version 0: the day had the call already. Kept for ever, so that no call is
