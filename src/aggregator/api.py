@@ -17,7 +17,7 @@ from aggregator.body import body_of
 from aggregator.delivery import deliver, file_label, json_response, wanted
 from aggregator.errors import Problem, QueryError
 from aggregator.formats import CSV, FORMATS, Format
-from aggregator.ingest import Ingest, parse_events
+from aggregator.ingest import Ingest
 from aggregator.parameters import requests_query, usage_query
 from aggregator.query import UsageAnswer
 from aggregator.reader import Reader
@@ -115,8 +115,7 @@ def router(
         return Response(export.to_json({"accepted": accepted}), 202, media_type="application/json")
 
     def recorded(body: bytes, request: Request, who: Principal) -> int:
-        now = now_us()
-        found = parse_events(body, who, now, request.headers, ingest.earliest_us(now))
+        found = ingest.read(body, who, now_us(), request.headers)
         ingest.send(found)
         return len(found)
 

@@ -33,6 +33,7 @@ from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
 from aggregator.labels import Labels
 from aggregator.lease import Lease
+from aggregator.ledger import Ledger
 from aggregator.limits import Limits
 from aggregator.live import Live
 from aggregator.look import Look
@@ -116,7 +117,9 @@ class Service:
             may_run=(lambda: True) if settings.is_embedded_store else lease.held,
             may_add=(lambda: True) if settings.is_embedded_store else lease.surely_held,
         )
-        self.metrics = Metrics(backlog, live, consumer.statistics, rollup.statistics)
+        self.metrics = Metrics(
+            backlog, live, consumer.statistics, rollup.statistics, Ledger(client), self.ingest.refused
+        )
         consumer.on_stored(self.metrics.calls_stored)
         drawing = Drawing()
         self._stack.callback(drawing.close)

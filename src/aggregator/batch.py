@@ -23,6 +23,9 @@ AHEAD = "starts more than a day in the future"
 SEALED = "starts on a day that is sealed: its calls may have been removed (AGGREGATOR_RETENTION_RAW)"
 CORRECTION = "is a correction for a day that is sealed: what it corrects may be a part of the rollups for good"
 EXPIRED = "starts before all that is kept (AGGREGATOR_RETENTION_MONTHLY)"
+REJECTED = "the store refuses it"
+KINDS = {AHEAD: "ahead", SEALED: "sealed", CORRECTION: "correction", EXPIRED: "expired"}
+"""Reasons in a word. REJECTED, with what the store says behind it, is `rejected`; all others are `undecodable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Letter:
     """What it was a part of, by its id."""
     fields: Fields
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason in a word."""
+        return KINDS.get(self.reason) or ("rejected" if self.reason.startswith(REJECTED) else "undecodable")
 
 
 class Load:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import redis
 
 from aggregator.backlog import Backlog
-from aggregator.batch import Batch, Delivered, Load
+from aggregator.batch import REJECTED, Batch, Delivered, Load
 from aggregator.errors import RejectedError, StoreError
 from aggregator.ledger import Ledger, Settled, events_of
 from aggregator.retention import Retention
@@ -68,6 +68,8 @@ class ConsumerStatistics:
     events: int = 0
     entries: int = 0
     dead: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """Events that were dead-lettered, by the reason in a word (batch.py). One that says no number counts as one."""
     errors: dict[str, int] = field(default_factory=dict)
 
     def count_error(self, kind: str) -> None:
@@ -186,7 +188,7 @@ class Consumer:
             self._load(load, table)
         except RejectedError as error:
             if len(rows) == 1:
-                batch.bury(entry, [encode_row(rows[0])], f"the store refuses it: {error}")
+                batch.bury(entry, [encode_row(rows[0])], f"{REJECTED}: {error}")
                 batch.stored[entry.shard, entry.id] -= 1
                 return
             self._store_or_bury(batch, entry, rows[: len(rows) // 2], table)
@@ -281,7 +283,9 @@ class Consumer:
         self.statistics.entries += len(batch.entries)
         self.statistics.events += batch.load.events
         self.statistics.dead += len(batch.letters)
+        refused = self.statistics.refused
         for letter in batch.letters:
+            refused[letter.kind] = refused.get(letter.kind, 0) + max(1, events_of(letter.fields))
             logger.error("dead-lettered an entry of %s: %s", keys.events(letter.shard), letter.reason)
         for observe in self._observers:
             observe(batch.load.totals)

@@ -71,10 +71,11 @@ class IncomingEvent(EventFields, kw_only=True):
 class FieldError(Exception):
     """One field whose value cannot be taken, and why."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, kind: str = "invalid") -> None:
         super().__init__(message)
         self.field = field
         self.message = message
+        self.kind = kind
 
 
 def usage_event(
@@ -86,10 +87,11 @@ def usage_event(
     """
     started_us = _instant(time)
     if started_us > now_us + FUTURE_US:
-        raise FieldError("time", f"{time} is more than a day in the future")
+        raise FieldError("time", f"{time} is more than a day in the future", "ahead")
     if started_us < earliest_us:
         first = from_us(earliest_us).date()
-        raise FieldError("time", f"{time} is too late: days before {first} are sealed, as their calls may be removed")
+        message = f"{time} is too late: days before {first} are sealed, as their calls may be removed"
+        raise FieldError("time", message, "sealed")
     try:
         credits_micro = to_micro(one.credits)
     except UsageEventError as error:

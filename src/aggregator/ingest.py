@@ -5,7 +5,8 @@ answered with 202 is safe in Redis; sending the same events again changes nothin
 their keys.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ import redis
 
 from aggregator.body import UnsupportedBodyError, decoded, fault, invalid, joined
 from aggregator.cloudevents import HEADER, CloudEvent, from_headers
-from aggregator.errors import QueryError
+from aggregator.errors import Problem, QueryError
 from aggregator.incoming import FieldError, IncomingEvent, usage_event
 from aggregator.retention import Retention
 from aggregator.tokens import Principal
@@ -34,6 +35,14 @@ class Placed(NamedTuple):
 
     place: str
     event: IncomingEvent | CloudEvent
+
+
+class RefusedError(QueryError):
+    """An event that can be read and is not taken. `kind` is the reason in a word: `ahead`, `sealed` or `invalid`."""
+
+    def __init__(self, problems: Sequence[Problem], kind: str) -> None:
+        super().__init__(problems)
+        self.kind = kind
 
 
 def parse_events(
@@ -57,7 +66,7 @@ def _made(placed: Placed, principal: Principal, now_us: int, earliest_us: int) -
         return usage_event(one.data, one.id, one.source, moment, principal, now_us, earliest_us)
     except FieldError as error:
         inside = "" if isinstance(one, IncomingEvent) or error.field == "time" else "data."
-        raise QueryError([fault(joined(placed.place, f"{inside}{error.field}"), error.message)]) from None
+        raise RefusedError([fault(joined(placed.place, f"{inside}{error.field}"), error.message)], error.kind) from None
 
 
 def _reader(headers: Mapping[str, str]) -> Callable[[bytes], Iterator[Placed]]:
@@ -121,10 +130,19 @@ class Ingest:
         self._redis = client
         self._shards = shards
         self._retention = retention or Retention()
+        self._lock = threading.Lock()
+        self.refused: dict[str, int] = {}
+        """Bodies since the start of this process, by the reason in a word of their first bad event."""
 
-    def earliest_us(self, now_us: int) -> int:
-        """What began before this moment must be refused; 0 when nothing must."""
-        return self._retention.refused_us(now_us)
+    def read(self, body: bytes, principal: Principal, now_us: int, headers: Mapping[str, str]) -> list[UsageEvent]:
+        """As `parse_events`; what it refuses is counted."""
+        try:
+            return parse_events(body, principal, now_us, headers, self._retention.refused_us(now_us))
+        except QueryError as error:
+            kind = error.kind if isinstance(error, RefusedError) else "invalid"
+            with self._lock:
+                self.refused[kind] = self.refused.get(kind, 0) + 1
+            raise
 
     def send(self, events: list[UsageEvent]) -> None:
         """Returns when Redis has them all. Raises redis.RedisError: then the sender tries again, which is harmless."""

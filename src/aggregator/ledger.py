@@ -154,6 +154,14 @@ class Ledger:
             retried=after.get("retried", 0),
         )
 
+    def missing_entries(self, shard: int) -> int:
+        """As the account has it, without counting the letters: cheap."""
+        books, stream = self._read(shard)
+        added, begun = (stream or {}).get("entries-added"), books.get("before")
+        if added is None or begun is None:
+            return 0
+        return int(added) - begun - books.get("entries", 0) - int(stream["length"])
+
     def _read(self, shard: int) -> tuple[dict[str, int], Any]:
         with self._redis.pipeline(transaction=True) as transaction:
             transaction.hgetall(keys.ledger(shard))

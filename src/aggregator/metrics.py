@@ -7,7 +7,7 @@ in flight is asked when somebody scrapes.
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 import redis
@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from aggregator.backlog import Backlog
+from aggregator.batch import KINDS
 from aggregator.consumer import ConsumerStatistics
 from aggregator.cover import LEVELS
+from aggregator.ledger import Ledger
 from aggregator.live import Live
 from aggregator.rollup import RollupStatistics
 from aggregator.totals import LATENCY_BUCKETS, CallTotals
@@ -30,11 +32,19 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """`calls_stored` is the consumer's hook; `render` is the body of `GET /metrics`."""
 
-    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics, rollup: RollupStatistics) -> None:
+    def __init__(
+        self,
+        backlog: Backlog,
+        live: Live,
+        consumer: ConsumerStatistics,
+        rollup: RollupStatistics,
+        ledger: Ledger,
+        posts_refused: Mapping[str, int],
+    ) -> None:
         self._registry = CollectorRegistry()
         self._calls = _Calls()
         self._registry.register(self._calls)
-        self._registry.register(_Pipeline(backlog, live, consumer))
+        self._registry.register(_Pipeline(backlog, live, consumer, ledger, posts_refused))
         self._registry.register(_Rollups(rollup))
 
     def calls_stored(self, totals: CallTotals) -> None:
@@ -91,7 +101,16 @@ class _Calls(Collector):
 class _Pipeline(Collector):
     """The way from Redis to the store, read at the moment of the scrape. Redis away is a metric, not an error."""
 
-    def __init__(self, backlog: Backlog, live: Live, consumer: ConsumerStatistics) -> None:
+    def __init__(
+        self,
+        backlog: Backlog,
+        live: Live,
+        consumer: ConsumerStatistics,
+        ledger: Ledger,
+        posts_refused: Mapping[str, int],
+    ) -> None:
+        self._ledger = ledger
+        self._posts_refused = posts_refused
         self._backlog = backlog
         self._live = live
         self._consumer = consumer
@@ -105,6 +124,18 @@ class _Pipeline(Collector):
         yield _counter("usage_meter_events_stored", "Events that this process stored.", statistics.events)
         yield _counter("usage_meter_entries_stored", "Stream entries that this process stored.", statistics.entries)
         yield _counter("usage_meter_entries_dead", "Entries that this process dead-lettered.", statistics.dead)
+        refused = CounterMetricFamily(
+            "usage_meter_events_refused", "Events that this process dead-lettered, by reason.", labels=["reason"]
+        )
+        for reason in (*KINDS.values(), "rejected", "undecodable"):
+            refused.add_metric([reason], statistics.refused.get(reason, 0))
+        yield refused
+        posts = CounterMetricFamily(
+            "usage_meter_posts_refused", "Bodies of POST /v1/events refused, by reason.", labels=["reason"]
+        )
+        for reason in ("ahead", "sealed", "invalid"):
+            posts.add_metric([reason], self._posts_refused.get(reason, 0))
+        yield posts
         errors = CounterMetricFamily("usage_meter_errors", "Failures of the consumer, by what failed.", labels=["kind"])
         for kind in ("redis", "store", "other"):
             errors.add_metric([kind], statistics.errors.get(kind, 0))
@@ -122,6 +153,8 @@ class _Pipeline(Collector):
             "usage_meter_backlog_seconds", "Age of the oldest entry that waits; 0 if none.", self._backlog.age_seconds()
         )
         yield _gauge("usage_meter_dead_entries", "Entries in the dead-letter streams.", self._backlog.dead_entries())
+        missing = sum(map(self._ledger.missing_entries, self._backlog.shards()))
+        yield _gauge("usage_meter_missing_entries", "Entries accepted, and neither settled nor waiting.", missing)
         yield _gauge("usage_meter_instances", "Processes that record now.", len(self._live.instances()))
         in_flight = GaugeMetricFamily("usage_meter_in_flight", "Calls in flight, by workspace.", labels=["workspace"])
         for workspace, count in self._live.in_flight_by_workspace().items():
@@ -142,6 +175,7 @@ class _Rollups(Collector):
             buckets.add_metric([level.name], statistics.buckets.get(level.name, 0))
         yield buckets
         yield _counter("usage_meter_rollup_seconds", "Time spent on computing rollups.", statistics.seconds)
+        yield _counter("usage_meter_rollup_added", "Calls added to the rollups of sealed days.", statistics.added)
         yield _counter("usage_meter_rollup_errors", "Failures of the rollups' worker.", statistics.errors)
         yield _gauge("usage_meter_rollup_waiting", "Buckets that wait to be computed.", statistics.waiting)
 

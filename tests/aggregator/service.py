@@ -15,6 +15,7 @@ from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
 from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
+from aggregator.ledger import Ledger
 from aggregator.live import Live
 from aggregator.look import Look
 from aggregator.metrics import Metrics
@@ -57,11 +58,14 @@ class TestedService:
             grace_seconds=0,
             removed_us=lambda table: (retention or Retention()).removed_us(table, time.time_ns() // 1000),
         )  # nothing else inserts meanwhile
-        self.metrics = Metrics(backlog, live, self.consumer.statistics, self.rollup.statistics)
+        ingest = Ingest(client, retention=retention)
+        self.metrics = Metrics(
+            backlog, live, self.consumer.statistics, self.rollup.statistics, Ledger(client), ingest.refused
+        )
         self.consumer.on_stored(self.metrics.calls_stored)
         self.app = create_app(
             reader=reader or Reader(store, backlog.complete_until_us, freshness=self.freshness, retention=retention),
-            ingest=Ingest(client, retention=retention),
+            ingest=ingest,
             tokens=self.tokens,
             revocations=self.revocations,
             metrics=self.metrics,

@@ -12,6 +12,7 @@ from aggregator.dead_letters import DeadLetters
 from aggregator.ledger import Account, Ledger
 from aggregator.store import Store
 from tests.aggregator.events import call, entry
+from tests.aggregator.service import TestedService
 from usage_meter import keys
 
 
@@ -133,6 +134,9 @@ def test_an_entry_that_somebody_else_removes_is_missing(redis_client: "redis.Red
     redis_client.xtrim(keys.events(0), maxlen=0, approximate=False)
 
     assert account(redis_client).missing_entries == 1
+    assert Ledger(redis_client).missing_entries(0) == 1
+    service = TestedService(store, redis_client)
+    assert "usage_meter_missing_entries 1.0" in service.http.get("/metrics").text
 
 
 def test_what_was_settled_before_there_were_books_is_no_part_of_them(redis_client: "redis.Redis", store: Store) -> None:

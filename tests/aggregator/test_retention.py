@@ -174,6 +174,10 @@ def test_a_call_for_a_sealed_day_is_refused_with_the_reason(own_store: Store, re
     assert letter[b"reason"].startswith(b"starts on a day that is sealed")
     assert events_in(letter) == [late]
     assert service.consumer.statistics.dead == 1
+    metrics = service.http.get("/metrics").text
+    assert 'usage_meter_events_refused_total{reason="sealed"} 1.0' in metrics
+    assert 'usage_meter_posts_refused_total{reason="sealed"} 1.0' in metrics
+    assert 'usage_meter_posts_refused_total{reason="invalid"} 0.0' in metrics
 
 
 def test_calls_are_refused_some_hours_before_their_day_is_sealed() -> None:

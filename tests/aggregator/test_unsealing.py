@@ -79,9 +79,9 @@ def archive(own_store: Store, redis_client: "redis.Redis") -> Archive:
 
 
 @pytest.fixture
-def sealed(store: Store, redis_client: "redis.Redis") -> Archive:
+def sealed(own_store: Store, redis_client: "redis.Redis") -> Archive:
     """The same while the calls are still there: quicker."""
-    return Archive(store, redis_client, KEPT, gone=False)
+    return Archive(own_store, redis_client, KEPT, gone=False)
 
 
 def test_what_came_too_late_is_added_to_every_answer_of_its_day(archive: Archive) -> None:
