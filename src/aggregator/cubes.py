@@ -110,22 +110,27 @@ def from_calls(spans: Sequence[Span], version: int) -> Statement:
     keys, number = ", ".join((*SHARED, *COLUMNS)), bind(version, "UInt64")
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
-    parts = _cubes_of_calls(f"events FINAL WHERE {places}", QUARTERS, f"{number} AS version, {keys}, {made}")
-    return Statement(f"INSERT INTO {QUARTERS.table} (bucket, cube, version, {keys}, {names}) {parts}", bind.parameters)
+    parts = _cubes_of_calls(f"events FINAL WHERE {places}", QUARTERS, f"{number} AS version, {made}")
+    return Statement(f"INSERT INTO {QUARTERS.table} (bucket, cube, {keys}, version, {names}) {parts}", bind.parameters)
 
 
 def _cubes_of_calls(calls: str, level: Level, selected: str) -> str:
-    """Rows `(bucket, cube, …)` of these calls, all cubes one below the other."""
+    """Rows `(bucket, cube, dimensions…, …)` of these calls, all cubes one below the other.
+
+    What a cube lacks is made empty outside: a component must not read it in place of the call's own.
+    """
     values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
     start = _starts(level, "toStartOfFifteenMinutes(started)")
     parts = []
     for cube in CUBES:
         kept = {*SHARED, *("groups" if name == "group" else name for name in cube.dimensions)}
         by = ", ".join(sorted(kept))
-        empty = "".join(f", {_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in COLUMNS if name not in kept)
+        columns = ", ".join(
+            name if name in kept else f"{_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in (*SHARED, *COLUMNS)
+        )
         parts.append(
-            f"SELECT bucket, '{cube.name}' AS cube, {selected} FROM (SELECT {start} AS bucket, {by}{empty}, {values} "
-            f"FROM {calls} GROUP BY bucket, {by})"
+            f"SELECT bucket, '{cube.name}' AS cube, {columns}, {selected} FROM ("
+            f"SELECT {start} AS bucket, {by}, {values} FROM {calls} GROUP BY bucket, {by})"
         )
     return " UNION ALL ".join(parts)
 
@@ -190,7 +195,7 @@ def with_added(
     keys, number = ", ".join(("bucket", "cube", *SHARED, *COLUMNS)), bind(version, "UInt64")
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     values = ", ".join(f"{one.merged} AS {one.alias}" for one in COMPONENTS)
-    called = f"{', '.join((*SHARED, *COLUMNS))}, {', '.join(f'{one.alias} AS {one.name}' for one in COMPONENTS)}"
+    called = ", ".join(f"{one.alias} AS {one.name}" for one in COMPONENTS)
     added = _cubes_of_calls(f"unsealed FINAL WHERE {_to_be_added(day, version, bind)}", level, called)
     return Statement(
         f"INSERT INTO {level.table} (version, {keys}, {names}) SELECT {number}, {keys}, {made} FROM ("
