@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.app import Service
-from aggregator.serving import announce
+from aggregator.commands.serving import announce
 from aggregator.settings import Settings
 from tests.conftest import free_port, wait_until
 from tests.processes import COMMAND, serving

@@ -8,7 +8,7 @@ import pytest
 
 from aggregator import measures
 from aggregator.cli import app as commands
-from aggregator.client import ClientSettings
+from aggregator.commands.client import ClientSettings
 from aggregator.dimensions import DIMENSIONS
 from aggregator.settings import Settings
 from usage_meter import UsageEvent

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer
 
-from aggregator import caching, export, openapi
+from aggregator import export
 from aggregator.audit import Audit
-from aggregator.body import body_of
-from aggregator.delivery import deliver, file_label, json_response, wanted
 from aggregator.errors import Problem, QueryError
 from aggregator.formats import CSV, FORMATS, Format
+from aggregator.http import caching, openapi
+from aggregator.http.body import body_of
+from aggregator.http.delivery import deliver, file_label, json_response, wanted
 from aggregator.ingest import Ingest
 from aggregator.parameters import requests_query, usage_query
 from aggregator.query import UsageAnswer

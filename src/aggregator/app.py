@@ -21,23 +21,24 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from aggregator import api, directory, export, live_api, openapi, pages, problems
+from aggregator import api, directory, export, live_api, pages
 from aggregator.audit import Audit
 from aggregator.backlog import Backlog
 from aggregator.consumer import Consumer
-from aggregator.drawing import Drawing
 from aggregator.elevenlabs import api as elevenlabs
 from aggregator.embedded_redis import EmbeddedRedis
 from aggregator.errors import SettingsError, StoreError
 from aggregator.freshness import Freshness
+from aggregator.http import openapi, problems
 from aggregator.ingest import Ingest
 from aggregator.labels import Labels
 from aggregator.lease import Lease
 from aggregator.ledger import Ledger
 from aggregator.limits import Limits
 from aggregator.live import Live
-from aggregator.look import Look
 from aggregator.metrics import CONTENT_TYPE, Metrics
+from aggregator.page.drawing import Drawing
+from aggregator.page.look import Look
 from aggregator.reader import Reader
 from aggregator.revocations import Revocations
 from aggregator.rollup import Rollup

@@ -10,7 +10,8 @@ configuration alone. Hovering is the signal `cursor` (a bucket's index or -1), w
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from aggregator.axes import (
+from aggregator.measures import Number, is_additive
+from aggregator.page.axes import (
     axis_title,
     in_seconds,
     lookup,
@@ -20,10 +21,8 @@ from aggregator.axes import (
     value_axis,
     value_scale,
 )
-from aggregator.colors import CARD, OTHER_SLOT, Theme, color, slots
-from aggregator.measures import Number, is_additive
-from aggregator.query import OTHER, Series, UsageAnswer
-from aggregator.wording import (
+from aggregator.page.colors import CARD, OTHER_SLOT, Theme, color, slots
+from aggregator.page.wording import (
     bucket_end_us,
     bucket_name,
     dimension_name,
@@ -32,6 +31,7 @@ from aggregator.wording import (
     series_name,
     written,
 )
+from aggregator.query import OTHER, Series, UsageAnswer
 
 Spec = dict[str, Any]
 Shape = Literal["bars", "lines"]

@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from aggregator import dead_command, import_command, query_command, tail_command, token_command, verify_command
-from aggregator.client import ClientSettings
+from aggregator.commands import dead_command, import_command, query_command, tail_command, token_command, verify_command
+from aggregator.commands.client import ClientSettings
+from aggregator.commands.terminal import Commands, console, errors, friendly
 from aggregator.settings import EMBEDDED, PREFIX, Settings, displayed, explained
-from aggregator.terminal import Commands, console, errors, friendly
 
 app = typer.Typer(
     cls=Commands,
@@ -65,7 +65,7 @@ def serve(
         settings = Settings.from_env(os.environ, host=host, port=port, redis_url=redis_url, store_url=store_url)
         settings.check_role(role.value)
         from aggregator.app import check_redis
-        from aggregator.serving import run, serving
+        from aggregator.commands.serving import run, serving
 
         if settings.redis_url != EMBEDDED:
             check_redis(settings.redis_url)
@@ -78,8 +78,8 @@ def demo(port: Port = None, store_url: StoreUrl = None) -> None:
     """Everything at once, embedded: the service, an example API, sixty days of history and live traffic."""
     with friendly(interrupted=0):
         settings = Settings.from_env(os.environ, port=port, store_url=store_url, redis_url=EMBEDDED, host="127.0.0.1")
+        from aggregator.commands.serving import address, run, serving
         from aggregator.demo import Demo, check_installation
-        from aggregator.serving import address, run, serving
 
         check_installation()
         with serving(settings) as (service, listener), Demo(service, console) as running:

@@ -15,16 +15,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from msgspec import Meta
 
-from aggregator import export, openapi
+from aggregator import export
 from aggregator.api import AUTHENTICATION, PrincipalOf
 from aggregator.audit import TITLES as AUDIT_TITLES
 from aggregator.audit import Audit
-from aggregator.body import body_of, decoded, fault
 from aggregator.buckets import DAY_SECONDS, floor_us
-from aggregator.delivery import deliver, file_label, json_response, wanted
 from aggregator.dimensions import Filter, is_dimension
 from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV
+from aggregator.http import openapi
+from aggregator.http.body import body_of, decoded, fault
+from aggregator.http.delivery import deliver, file_label, json_response, wanted
 from aggregator.labels import Labels
 from aggregator.limits import Limit, Limits, Subject
 from aggregator.measures import exact

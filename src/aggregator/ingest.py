@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 import redis
 
-from aggregator.body import UnsupportedBodyError, decoded, fault, invalid, joined
-from aggregator.cloudevents import HEADER, CloudEvent, from_headers
 from aggregator.errors import Problem, QueryError
-from aggregator.incoming import FieldError, IncomingEvent, usage_event
+from aggregator.http.body import UnsupportedBodyError, decoded, fault, invalid, joined
+from aggregator.http.cloudevents import HEADER, CloudEvent, from_headers
+from aggregator.http.incoming import FieldError, IncomingEvent, usage_event
 from aggregator.retention import Retention
 from aggregator.tokens import Principal
 from usage_meter import keys

@@ -17,11 +17,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from aggregator import export, openapi
+from aggregator import export
 from aggregator.api import AUTHENTICATION, PrincipalOf
-from aggregator.delivery import json_response
 from aggregator.dimensions import Filter
 from aggregator.errors import BusyError
+from aggregator.http import openapi
+from aggregator.http.delivery import json_response
 from aggregator.labels import Labels, Names
 from aggregator.live import Live, Top
 from aggregator.measures import exact

@@ -14,23 +14,23 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from aggregator import analytics_tab, controls, log_tab, usage_tab
 from aggregator.api import PrincipalOf
-from aggregator.asked import Asked
-from aggregator.assets import Assets
-from aggregator.drawing import Drawing
 from aggregator.errors import AggregatorError, BusyError, NotFoundError, QueryError, StoreError
-from aggregator.frame import TABS, Frame
-from aggregator.images import Images
 from aggregator.labels import Labels
 from aggregator.limits import Limits
-from aggregator.login import FIRST_PAGE, Login
-from aggregator.look import Look
+from aggregator.page import analytics_tab, controls, log_tab, usage_tab
+from aggregator.page.asked import Asked
+from aggregator.page.assets import Assets
+from aggregator.page.drawing import Drawing
+from aggregator.page.frame import TABS, Frame
+from aggregator.page.images import Images
+from aggregator.page.login import FIRST_PAGE, Login
+from aggregator.page.look import Look
+from aggregator.page.rendering import Rendering
+from aggregator.page.view import View, canonical
 from aggregator.parameters import zone_of
 from aggregator.reader import Reader
-from aggregator.rendering import Rendering
 from aggregator.tokens import Failures, ForbiddenError, TokenError, Tokens, TooManyFailuresError
-from aggregator.view import View, canonical
 
 logger = logging.getLogger(__name__)
 

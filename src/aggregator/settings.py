@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from aggregator.errors import SettingsError
-from aggregator.look import Look
+from aggregator.page.look import Look
 from aggregator.retention import Retention
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.drawing import Drawing
+from aggregator.page.drawing import Drawing
 from aggregator.query import Statement
 from aggregator.reader import Reader
 from aggregator.store import Store

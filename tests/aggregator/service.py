@@ -17,8 +17,8 @@ from aggregator.freshness import Freshness
 from aggregator.ingest import Ingest
 from aggregator.ledger import Ledger
 from aggregator.live import Live
-from aggregator.look import Look
 from aggregator.metrics import Metrics
+from aggregator.page.look import Look
 from aggregator.reader import Reader
 from aggregator.retention import Retention
 from aggregator.revocations import Revocations

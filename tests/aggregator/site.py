@@ -11,12 +11,13 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from httpx import Response
 
-from aggregator import pages, problems
-from aggregator.drawing import Drawing
+from aggregator import pages
 from aggregator.export import usage_csv
+from aggregator.http import problems
 from aggregator.labels import Labels
 from aggregator.limits import Limits
-from aggregator.look import Look
+from aggregator.page.drawing import Drawing
+from aggregator.page.look import Look
 from aggregator.parameters import usage_query
 from aggregator.reader import Reader
 from aggregator.store import Store

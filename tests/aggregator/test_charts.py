@@ -20,9 +20,9 @@ from aggregator.charts import (
     theme,
     usage_chart,
 )
-from aggregator.colors import OTHER_SLOT, color
+from aggregator.page.colors import OTHER_SLOT, color
+from aggregator.page.sparkline import sparkline
 from aggregator.query import OTHER
-from aggregator.sparkline import sparkline
 from tests.aggregator.answers import answer
 
 HOSTILE = "'];alert(1)//\"</script>\\u0027 · datum.x"

@@ -14,12 +14,12 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from aggregator import importer, tail_command
 from aggregator.cli import app
-from aggregator.client import Client
+from aggregator.commands import importer, tail_command
+from aggregator.commands.client import Client
+from aggregator.commands.event_file import BadLine, Line
+from aggregator.commands.importer import Importer
 from aggregator.errors import ServiceError
-from aggregator.event_file import BadLine, Line
-from aggregator.importer import Importer
 from aggregator.store import Store
 from aggregator.tokens import Principal
 from tests.aggregator.events import NOON, call

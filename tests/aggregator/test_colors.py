@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from aggregator.colors import CARD, HUES, OTHER_SLOT, SLOTS, THEMES, Theme, color, slots, stylesheet
+from aggregator.page.colors import CARD, HUES, OTHER_SLOT, SLOTS, THEMES, Theme, color, slots, stylesheet
 
 Linear = tuple[float, float, float]
 Matrix = tuple[Linear, Linear, Linear]

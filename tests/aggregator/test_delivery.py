@@ -21,10 +21,11 @@ import pytest
 import redis
 from starlette.requests import ClientDisconnect
 
-from aggregator import encoding, store
-from aggregator.caching import still_holds, tag
-from aggregator.delivery import Stream
+from aggregator import store
 from aggregator.errors import StoreError
+from aggregator.http import encoding
+from aggregator.http.caching import still_holds, tag
+from aggregator.http.delivery import Stream
 from aggregator.labels import Labels
 from aggregator.limits import Limit, Limits
 from aggregator.reader import Reader
@@ -365,7 +366,7 @@ def test_exports_beyond_their_places_are_told_to_come_back(service: TestedServic
 
 
 def test_a_reader_who_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregator.delivery.STALL_SECONDS", 0.05)
+    monkeypatch.setattr("aggregator.http.delivery.STALL_SECONDS", 0.05)
     ended: list[str] = []
 
     def pieces() -> Generator[bytes]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from aggregator import drawing
-from aggregator.colors import CARD
-from aggregator.drawing import Drawing
 from aggregator.errors import BusyError
 from aggregator.limits import Limit
+from aggregator.page import drawing
+from aggregator.page.colors import CARD
+from aggregator.page.drawing import Drawing
 from tests.aggregator.events import NOON, call
 from tests.aggregator.site import WEEK, Site
 

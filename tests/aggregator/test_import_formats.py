@@ -5,9 +5,9 @@ import io
 
 import pytest
 
-from aggregator.access_log import RIGHT, Unit
-from aggregator.event_file import BadLine, EventFileError, FileFormat, Given, Line, events
-from aggregator.identity import Identity
+from aggregator.commands.access_log import RIGHT, Unit
+from aggregator.commands.event_file import BadLine, EventFileError, FileFormat, Given, Line, events
+from aggregator.commands.identity import Identity
 
 COMBINED = '1.2.3.4 - alice [17/May/2015:10:05:03 +0200] "GET /a/b?key=secret HTTP/1.1" 404 203 "https://r/" "agent"'
 TIME = 1431849903.0

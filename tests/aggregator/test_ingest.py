@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from aggregator.body import MAX_BYTES
+from aggregator.http.body import MAX_BYTES
 from aggregator.store import Store
 from aggregator.tokens import OPERATOR, Principal
 from tests.aggregator.service import TestedService

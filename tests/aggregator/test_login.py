@@ -9,8 +9,8 @@ import redis
 from fastapi.testclient import TestClient
 
 from aggregator.errors import SettingsError
-from aggregator.login import own_path
-from aggregator.look import Look
+from aggregator.page.login import own_path
+from aggregator.page.look import Look
 from aggregator.settings import Settings
 from aggregator.store import Store
 from aggregator.tokens import FAILURES_PER_MINUTE, Principal, Tokens

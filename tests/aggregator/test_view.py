@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from aggregator.view import View, canonical
+from aggregator.page.view import View, canonical
 
 TODAY = date(2026, 3, 10)
 

@@ -8,8 +8,17 @@ import pytest
 
 from aggregator.buckets import Interval, boundaries, to_us
 from aggregator.measures import Number
-from aggregator.ticks import MAX_TICKS, ticks
-from aggregator.wording import bucket_name, dimension_name, last_name, metric_name, percent, range_name, share, written
+from aggregator.page.ticks import MAX_TICKS, ticks
+from aggregator.page.wording import (
+    bucket_name,
+    dimension_name,
+    last_name,
+    metric_name,
+    percent,
+    range_name,
+    share,
+    written,
+)
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

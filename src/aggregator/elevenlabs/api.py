@@ -12,8 +12,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from aggregator.api import AUTHENTICATION, PrincipalOf
-from aggregator.body import body_of
-from aggregator.delivery import json_response
 from aggregator.elevenlabs import openapi
 from aggregator.elevenlabs.accounts import (
     Account,
@@ -37,6 +35,8 @@ from aggregator.elevenlabs.tables import (
 from aggregator.elevenlabs.terms import LABEL_COLUMNS
 from aggregator.elevenlabs.usage import character_stats, character_stats_document
 from aggregator.errors import Problem
+from aggregator.http.body import body_of
+from aggregator.http.delivery import json_response
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.parameters import QueryString

@@ -9,9 +9,9 @@ from aggregator.dimensions import DIMENSIONS
 from aggregator.elevenlabs.tables import RequestsBody, UsageBody
 from aggregator.elevenlabs.terms import BREAKDOWNS, HAS_API_KEY, MAX_STEP_SECONDS, MAX_TIME_MS, METRICS
 from aggregator.elevenlabs.usage import INTERVALS as THEIR_INTERVALS
+from aggregator.http.openapi import FILTERS, WORKSPACE, json, operation, parameter
+from aggregator.http.schemas import TEXT, Schema, fields, list_of
 from aggregator.measures import METRICS as OUR_METRICS
-from aggregator.openapi import FILTERS, WORKSPACE, json, operation, parameter
-from aggregator.schemas import TEXT, Schema, fields, list_of
 
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
 _BOOLEAN: Schema = {"type": "boolean"}

@@ -1,0 +1,1 @@
+"""What each command of `usage-meter` does; `cli.py` has their names."""

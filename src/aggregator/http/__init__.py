@@ -1,0 +1,1 @@
+"""How requests come in and answers leave: bodies, codings, caching, errors, and what OpenAPI says of them."""
