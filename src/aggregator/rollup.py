@@ -158,11 +158,14 @@ class Rollup:
     def sweep(self) -> None:
         """Remove the rows of superseded versions, also those that a crash left behind."""
         for level in LEVELS:
-            found = [(int(second) * SECOND_US, version) for second, version in self._rows_of_several(level)]
-            now_us = self._now_us()
-            removed = self._freshness.ask(lambda known: self._superseded(known, level, found, now_us))  # noqa: B023  # asked at once
-            if removed:
-                self._store.execute(cubes.removal(level, removed), {})
+            self._sweep(level)
+
+    def _sweep(self, level: Level) -> None:
+        found = [(int(second) * SECOND_US, version) for second, version in self._rows_of_several(level)]
+        now_us = self._now_us()
+        removed = self._freshness.ask(lambda known: self._superseded(known, level, found, now_us))
+        if removed:
+            self._store.execute(cubes.removal(level, removed), {})
 
     def _rows_of_several(self, level: Level) -> Sequence[Sequence[int]]:
         return self._store.select(cubes.versions_statement(level))

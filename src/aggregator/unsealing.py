@@ -87,7 +87,7 @@ class Unsealing:
 
     def _days(self) -> list[Span]:
         """The sealed days that calls wait for. What is refused already and not sealed yet waits for that."""
-        sealed_us = self._removed_us("events")
+        sealed_us = self._sealed_us()
         rows = self._store.select(
             Statement("SELECT DISTINCT toUnixTimestamp(toStartOfDay(started)) AS day FROM unsealed ORDER BY day", {})
         )
@@ -141,7 +141,7 @@ class Unsealing:
     def _calls(self, day: Span) -> list[_Call]:
         bind = Binder()
         sql = (
-            "SELECT workspace, toUnixTimestamp64Micro(started), id, duration_us FROM unsealed FINAL "  # noqa: S608  # our names
+            "SELECT workspace, toUnixTimestamp64Micro(started), id, duration_us FROM unsealed FINAL "
             f"WHERE {' AND '.join(in_range(*day, bind))} ORDER BY {_KEY}"
         )
         rows = self._store.select(Statement(sql, bind.parameters))
@@ -161,7 +161,7 @@ class Unsealing:
         bind = Binder()
         inside = " AND ".join(in_range(*day, bind))
         sql = (
-            f"SELECT DISTINCT workspace, toUnixTimestamp64Micro(started), id{beside} FROM {table} "  # noqa: S608  # our tables
+            f"SELECT DISTINCT workspace, toUnixTimestamp64Micro(started), id{beside} FROM {table} "
             f"WHERE {inside} AND ({_KEY}) IN (SELECT {_KEY} FROM unsealed WHERE {inside})"
         )
         return self._store.select(Statement(sql, bind.parameters))
@@ -232,7 +232,7 @@ class Unsealing:
 def _removal(day: Span, versions: Sequence[int]) -> Statement:
     bind = Binder()
     return Statement(
-        f"DELETE FROM unsealed WHERE {' AND '.join(in_range(*day, bind))} AND ({_KEY}) IN ("  # noqa: S608  # our names
+        f"DELETE FROM unsealed WHERE {' AND '.join(in_range(*day, bind))} AND ({_KEY}) IN ("
         f"SELECT {_KEY} FROM added WHERE version IN {bind(list(versions), 'Array(UInt64)')})",
         bind.parameters,
     )

@@ -43,7 +43,7 @@ class ASGICall(Call):
         headers = dict(reversed([*scope["headers"]]))  # in one go; of two alike, the frameworks take the first
         identity = door.meter.callers.by_key(headers.get(b"xi-api-key") or _other_key(headers))
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        Call.__init__(self, door.meter, method, scope["path"], identity)
+        super().__init__(door.meter, method, scope["path"], identity)
         if b"x-request-id" in headers or b"traceparent" in headers:
             self.trace(
                 headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")

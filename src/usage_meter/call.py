@@ -155,7 +155,7 @@ class Call:
         if self.finished:
             return
         event, recorder = self.event, self.meter.recorder
-        event.duration_us = (perf_counter_ns() - self.started_ns) // 1000 if now_us is None else now_us
+        event.duration_us = self.elapsed_us() if now_us is None else now_us
         recorder.leave(event)
         self.finished = True  # before it is recorded: whatever is set from now on sends it again
         self.record()

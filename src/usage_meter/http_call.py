@@ -6,7 +6,6 @@ happens to this process the moment after.
 
 import asyncio
 from pathlib import Path
-from time import perf_counter_ns
 
 from usage_meter.asgi_call import ASGICall, Message
 from usage_meter.caller import TEXT_LENGTH, clean
@@ -52,27 +51,21 @@ class HTTPCall(ASGICall):
     async def send(self, message: Message) -> None:
         """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
         try:
-            if message["type"] == "http.response.body":  # most messages are this one, so it takes no further calls
-                event = self.event
-                size = len(message.get("body", b""))
-                event.duration_us = now_us = (perf_counter_ns() - self.started_ns) // 1000
-                if size and event.method != "HEAD":
-                    event.response_bytes += size
-                    if event.ttfb_us is None:
-                        event.ttfb_us = now_us
-                last = not (self.finished or message.get("more_body"))
-            else:
-                last = self._note_sent(message) and not self.finished
+            last = self._note_sent(message) and not self.finished
         except Exception as error:  # guarded, as above
             last = False
             self.meter.recorder.failed("asgi", error)
-        if not last:
-            try:
-                await self._send(message)
-            except (OSError, asyncio.CancelledError):
-                self.disconnected = self.disconnected or not self.finished
-                raise
+        if last:
+            await self._send_last(message)
             return
+        try:
+            await self._send(message)
+        except (OSError, asyncio.CancelledError):
+            self.disconnected = self.disconnected or not self.finished
+            raise
+
+    async def _send_last(self, message: Message) -> None:
+        """Recorded first, and corrected when the client turns out to be gone, or slow."""
         if self.event.duration_us > PATIENCE_US:
             await self._look()
         if self.disconnected:
@@ -89,14 +82,17 @@ class HTTPCall(ASGICall):
             raise
         finally:
             current.set(self)  # a background task may still add to it
-        sent_us = (perf_counter_ns() - self.started_ns) // 1000
+        sent_us = self.elapsed_us()
         if sent_us - self.event.duration_us > SLOW_SEND_US:
             self.event.duration_us = sent_us
             self.record()
 
     def _note_sent(self, message: Message) -> bool:
-        """Whether this is the last of the response, of a message that is not its plain body."""
+        """Whether this is the last of the response's body."""
         kind = message["type"]
+        if kind == "http.response.body":
+            self.sent(len(message.get("body", b"")))
+            return not message.get("more_body", False)
         if kind == "http.response.start":
             self.event.status = message["status"]
             self.response_headers = headers = message.get("headers", ())

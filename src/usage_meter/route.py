@@ -14,24 +14,15 @@ from typing import Any
 UNMATCHED = "__unmatched__"
 """The one route of all calls that the router found no route for."""
 
-_TOLD_BY = frozenset({"path_template", "fastapi", "endpoint", "app", "router"})
-"""What the routers of Litestar, FastAPI and Starlette leave in a scope besides the route."""
-
 Scope = Mapping[str, Any]
 
 
 def route_of(scope: Scope) -> str | None:
     """The template of the route that an ASGI app chose; None when the scope does not say it."""
     route = scope.get("route")
-    if route is None and _TOLD_BY.isdisjoint(scope):
-        return None
-    if route is not None and "app_root_path" not in scope and "fastapi" not in scope:  # Starlette's, and most often so
-        template: str = getattr(route, "path_format", "/{path}")
-        if not template.endswith("/{path}"):
-            return template
     if route is None or "fastapi" in scope:
-        given = scope.get("path_template")  # Litestar
-        return _fastapi_route(scope, route) if given is None else str(given)
+        template = scope.get("path_template")  # Litestar
+        return _fastapi_route(scope, route) if template is None else str(template)
     return _within_mounts(scope, _own_template(route))
 
 

@@ -139,12 +139,11 @@ class Segment:
 
     def append(self, encoded: bytes) -> bool:
         """False when there is no room. Bytes first, then the word that makes them an event."""
-        start = self.end
+        start, count = self.end, self.count
         end = start + len(encoded)
-        count = self.count
         if end > self._room or count == ENTRIES:
             return False
-        self._map[DATA + start : DATA + end] = encoded  # type: ignore[index]  # a map that has room is there
+        self._data[start:end] = encoded
         self._words[HEADER_WORDS + count] = crc32(encoded, end) << 32 | end
         self.end = end
         self.count = count + 1

@@ -72,10 +72,10 @@ class Tally:
         return sums
 
     def _sum(self, hour: int, facts: Facts, credits: int, requests: int) -> None:
-        kind, _, _, *combination = facts
+        kind, _, _, workspace, api_key, user, voice, product = facts
         if kind != "request":
             return
-        key: Combination = (hour, *combination)  # type: ignore[assignment]  # its length is that of the facts
+        key = (hour, workspace, api_key, user, voice, product)
         sums = self._sums.get(key)
         if sums is None:
             if len(self._sums) >= MAX_COMBINATIONS:

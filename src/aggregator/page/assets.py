@@ -33,7 +33,7 @@ class Asset:
 
 
 class Assets:
-    """Reads our files once, when made; Vega's script is made at the first request for it, which takes seconds."""
+    """Reads our files once, when made; Vega's script takes seconds to make, which `drawing` does meanwhile."""
 
     def __init__(self, drawing: Drawing, look: Look) -> None:
         self._drawing = drawing

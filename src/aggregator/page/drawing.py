@@ -59,13 +59,16 @@ class Drawing:
 
     def _prepare(self) -> None:
         try:
-            self.script  # noqa: B018  # made when it is read
+            self._made()
         except DrawingError as error:
             logger.warning("the charts' script is not made: %s", error)
 
     @property
     def script(self) -> bytes:
         """The JavaScript that sets `window.vegaEmbed`, deflated (gzip). Made once, which takes seconds."""
+        return self._made()
+
+    def _made(self) -> bytes:
         with self._making:
             if not self._script:
                 self._script = gzip.compress(self._ask({"what": "script", "snippet": SNIPPET}), mtime=0)
