@@ -159,9 +159,9 @@ class Journal:
             chains = self._chains.values()
             return bool(self._waiting) or any(len(chain) > 1 and chain[-2].unsent for chain in chains)
 
-    def next_slice(self, chain: int) -> tuple[Segment, Slice] | None:
-        """What to send next from a chain."""
-        while segment := self._next_segment(chain):
+    def next_slice(self, chain: int, after: Segment | None = None) -> tuple[Segment, Slice] | None:
+        """What to send next from a chain, or once a segment of it (`after`) is sent."""
+        while segment := self._next_segment(chain, after):
             if not segment.mapped and not self._map(segment):
                 continue
             with self._lock:
@@ -220,12 +220,12 @@ class Journal:
                     segment.shorten()
             self._disk.close()
 
-    def _next_segment(self, chain: int) -> Segment | None:
+    def _next_segment(self, chain: int, after: Segment | None) -> Segment | None:
         with self._lock:
             if self._closed:
                 return None
             for segment in self._found if chain == FOUND else self._chains.get(chain, ()):
-                if segment.unsent:
+                if segment.unsent and segment is not after:
                     return segment
             path = self._waiting.popleft() if chain == FOUND and self._waiting else None
         if path is None:
@@ -233,7 +233,7 @@ class Journal:
         found = _opened(path)
         with self._lock:
             self._take_in(found)
-        return self._next_segment(chain)
+        return self._next_segment(chain, after)
 
     def _map(self, segment: Segment) -> bool:
         """Have a segment in memory again; one whose file is gone is lost, and counted."""

@@ -20,6 +20,7 @@ from usage_meter.event import FORMAT_VERSION, pack
 from usage_meter.failures import Failures
 from usage_meter.journal import KEEP_SECONDS, Journal
 from usage_meter.live_view import FLUSH_SECONDS, LiveView
+from usage_meter.parcel import Parcel
 from usage_meter.segment import Segment, Slice
 from usage_meter.tally import Increase
 
@@ -62,6 +63,7 @@ class Sender:
         self._next_look = 0.0
         self._next_heartbeat = 0.0
         self._last_ids: dict[int, StreamId] = {}  # of the shards that were met
+        self._ahead: dict[int, Parcel] = {}  # what a chain sends next, where much waits
 
     def start(self) -> None:
         """Raises RuntimeError where no thread can be started; then it may be tried again."""
@@ -125,12 +127,13 @@ class Sender:
     def _round(self) -> None:
         if time.monotonic() >= self._next_heartbeat:
             self._heartbeat()
+        behind = self._journal.is_behind()
         for chain in self._journal.chains():
             self._flush(chain)
         for shard in self._live.shards():
             self._show(shard)
-        if self._journal.is_behind():
-            self._journal.grown.set()  # no pause: whole segments wait
+        if behind or self._journal.is_behind():
+            self._journal.grown.set()  # no pause: whole segments wait, or what came while they did
 
     def _heartbeat(self) -> None:
         """Say that we live, see whether it is still the same Redis, and let go of what it has had for long enough."""
@@ -160,10 +163,22 @@ class Sender:
             self._heartbeat()  # a new shard is announced before it has anything; this may also rewind the segment
             self._flush(chain)
             return
+        taken, payload = self._packed(chain, segment, taken)
         transaction = self._destination.transaction(segment.shard)
-        transaction.execute_command("XADD", keys.events(segment.shard), "*", *_entry(taken))
+        entry = ("v", FORMAT_VERSION, "n", taken.last - taken.first, "b", payload)
+        transaction.execute_command("XADD", keys.events(segment.shard), "*", *entry)
         self._live.add_to(transaction, segment.shard)
         self._take_note(segment, taken, transaction.execute(raise_on_error=False))
+
+    def _packed(self, chain: int, segment: Segment, taken: Slice) -> tuple[Slice, bytes]:
+        """The slice, as far as it was packed ahead, and its payload. That of the next one is begun."""
+        parcel = self._ahead.pop(chain, None)
+        following = self._journal.next_slice(chain, after=segment)
+        if following is not None:
+            self._ahead[chain] = Parcel(*following)
+        if parcel is None or not parcel.begins(segment, taken):
+            return taken, pack(taken.data)
+        return parcel.taken, parcel.payload()
 
     def _take_note(self, segment: Segment, taken: Slice, answers: list[Any]) -> None:
         accepted, *rest = answers
@@ -222,7 +237,3 @@ class Sender:
         if self._away:
             self._away = False
             logger.warning("%s takes events again", self._address)
-
-
-def _entry(taken: Slice) -> tuple[Any, ...]:
-    return "v", FORMAT_VERSION, "n", taken.last - taken.first, "b", pack(taken.data)
