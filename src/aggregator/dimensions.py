@@ -63,6 +63,8 @@ class Filter:
     def _condition(self, bind: Binder) -> str:
         if self.dimension == "status":
             return _status_condition(self.values, bind)
+        if self.dimension == "workspace" and len(self.values) == 1:  # the store's own order then is the log's
+            return f"workspace = {bind(self.values[0], 'String')}"
         values = bind(list(self.values), "Array(String)")
         if self.dimension == "group":
             return (

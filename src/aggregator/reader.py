@@ -24,7 +24,7 @@ from aggregator.request_log import (
     requests_statement,
 )
 from aggregator.retention import Retention
-from aggregator.slices import GRAINS_US, SLICE_CALLS, counts_statement, looks, slices
+from aggregator.slices import counts_statement, grains_us, looks, most_calls, slices
 from aggregator.store import Store
 
 _TOO_OLD = Problem("end", "")  # without its message, which says since when there are calls
@@ -103,11 +103,11 @@ class Reader:
         """The answer as a Parquet or Arrow file. Raises QueryError when it is too large for one."""
         return self._store.stream([usage_file.table_statement(answer)], format)
 
-    def _slices(self, query: RequestsQuery, grains_us: Sequence[int] = GRAINS_US) -> Iterator[RequestsQuery]:
-        """The question's range in pieces that hold no more calls than are sorted in flat memory, in its order."""
-        grain_us, *finer = grains_us
+    def _slices(self, query: RequestsQuery, grains: Sequence[int] | None = None) -> Iterator[RequestsQuery]:
+        """The question's range in pieces that are put into order in flat memory, in its order."""
+        grain_us, *finer = grains or grains_us(query)
         for part in slices(query, self._store.select(counts_statement(query, grain_us))):
-            if part.calls > SLICE_CALLS and finer:
+            if part.calls > most_calls(query) and finer:
                 yield from self._slices(part.query, finer)
             else:
                 yield part.query

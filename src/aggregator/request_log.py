@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from aggregator.buckets import from_us, to_us
-from aggregator.dimensions import Binder, Condition
+from aggregator.dimensions import Binder, Condition, Filter
 from aggregator.measures import exact
 from aggregator.query import EVERYBODY, Audience, Statement, conditions, in_range, moment
 
@@ -61,6 +61,14 @@ class RequestsQuery:
     limit: int = 100
     cursor: Cursor | None = None
     descending: bool = True
+
+    @property
+    def is_of_one_workspace(self) -> bool:
+        """Whether the token or a filter leaves a single workspace: the store keeps its calls in the log's order."""
+        return self.audience.workspace is not None or any(
+            isinstance(one, Filter) and one.dimension == "workspace" and len(one.values) == 1 and not one.negated
+            for one in self.filters
+        )
 
     def where(self, bind: Binder) -> str:
         found = conditions(self.audience, self.filters, bind) + in_range(self.start_us, self.end_us, bind)

@@ -1,4 +1,8 @@
-"""A long range as slices that hold a bounded number of calls, so that each can be sorted in flat memory. Pure.
+"""A long range as slices, each of which the engine can put into order in flat memory. Pure.
+
+One workspace's calls of a day lie in the log's order: they are read as they lie, however many there are. Those of all
+workspaces must be sorted, and a slice of them meets every workspace's calls in blocks of thousands: the larger it is,
+the less is read again for the next one. So it is as large as what a sort may put on the disk.
 
 Slices are cut at instants, so no call is in two of them and none between them, whatever arrives while they are read.
 """
@@ -7,15 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from aggregator.buckets import HOUR_US, MINUTE_US, SECOND_US
+from aggregator.buckets import DAY_US, HOUR_US, MINUTE_US, SECOND_US
 from aggregator.cover import Span
 from aggregator.dimensions import Binder
 from aggregator.query import Statement
 from aggregator.request_log import RequestsQuery
 
-SLICE_CALLS = 100_000  # some 40 MB while they are sorted; a statement's fixed cost is a twentieth of their reading
+SLICE_CALLS = 1_000_000  # some 120 MB on the disk while they are sorted (formats.py)
 GRAINS_US = (HOUR_US, MINUTE_US, SECOND_US // 10)
 """Where a slice may be cut; the finer ones where an hour, or a minute, holds too many calls."""
+
+ORDERED_CALLS = 50_000  # of several days, which are read at once: few enough to wait in memory for each other
+ORDERED_GRAINS_US = (DAY_US,)
+"""The store's own: a day is a partition, and only within one do calls lie in order."""
 
 
 FIRST_PAGES = 4  # of calls that the first look for a page goes through, whoever made them
@@ -40,14 +48,24 @@ def counts_statement(query: RequestsQuery, grain_us: int) -> Statement:
     )
 
 
+def most_calls(query: RequestsQuery) -> int:
+    """Of a slice that is not a single grain."""
+    return ORDERED_CALLS if query.is_of_one_workspace else SLICE_CALLS
+
+
+def grains_us(query: RequestsQuery) -> Sequence[int]:
+    return ORDERED_GRAINS_US if query.is_of_one_workspace else GRAINS_US
+
+
 def slices(query: RequestsQuery, counts: Iterable[Sequence[int]]) -> list[Slice]:
-    """The whole range, cut where a slice would hold more than SLICE_CALLS; in the question's order.
+    """The whole range, cut where a slice would hold more than it may; in the question's order.
 
     A single grain that holds more is a slice of its own, with the gap behind it.
     """
+    most = most_calls(query)
     starts, calls = [query.start_us], [0]
     for start_us, count in counts:
-        if calls[-1] and calls[-1] + count > SLICE_CALLS:
+        if calls[-1] and calls[-1] + count > most:
             starts.append(start_us)
             calls.append(0)
         calls[-1] += count

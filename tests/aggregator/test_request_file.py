@@ -11,14 +11,17 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from aggregator import slices
 from aggregator.buckets import DAY_US, HOUR_US, from_us, shifts, to_us
+from aggregator.dimensions import Filter
 from aggregator.formats import CSV
 from aggregator.labels import Labels
-from aggregator.query import Audience
+from aggregator.query import EVERYBODY, Audience, Statement
 from aggregator.reader import Reader
+from aggregator.request_file import csv_statement
 from aggregator.request_log import RequestsQuery
 from aggregator.store import Store
 from tests.aggregator.csv_oracle import requests_csv
@@ -250,9 +253,9 @@ def test_every_offset_of_two_centuries_is_found_by_the_zones_own_rules() -> None
     assert all(a.offset_us != b.offset_us for a, b in pairwise(found))
 
 
-def counted(*calls: tuple[int, int]) -> list[tuple[int, int, int]]:
+def counted(*calls: tuple[int, int], audience: Audience = EVERYBODY) -> list[tuple[int, int, int]]:
     """The slices of two days as `(start hour, end hour, calls)`."""
-    query = RequestsQuery(0, 48 * HOUR_US, descending=False)
+    query = RequestsQuery(0, 48 * HOUR_US, audience=audience, descending=False)
     found = slices.slices(query, [(hour * HOUR_US, count) for hour, count in calls])
     return [(one.query.start_us // HOUR_US, one.query.end_us // HOUR_US, one.calls) for one in found]
 
@@ -267,18 +270,73 @@ def test_slices_hold_no_more_than_they_may_and_cover_the_range_without_gaps() ->
     assert counted((0, most), (1, most), (2, most)) == [(0, 1, most), (1, 2, most), (2, 48, most)]
 
 
+def test_days_of_one_workspace_are_put_together_only_where_they_hold_little() -> None:
+    most = slices.ORDERED_CALLS
+
+    assert counted((0, most - 1), (24, 1), audience=ACME) == [(0, 48, most)]
+    assert counted((0, most), (24, 1), audience=ACME) == [(0, 24, most), (24, 48, 1)]
+    assert counted((0, 1), (24, 9 * most), audience=ACME) == [(0, 24, 1), (24, 48, 9 * most)]
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        RequestsQuery(us(NOON), us(NOON) + HOUR_US, audience=ACME),
+        RequestsQuery(us(NOON), us(NOON) + HOUR_US, audience=Audience("acme", "alice")),
+        RequestsQuery(us(NOON), us(NOON) + HOUR_US, filters=(Filter("workspace", ("acme",)),)),
+    ],
+)
+def test_one_workspaces_calls_are_read_as_they_lie(store: Store, asked: RequestsQuery, descending: bool) -> None:
+    """Nothing is sorted, so nothing is held: not even calls that were corrected or came in several parts."""
+    for version in (1, 2):
+        store.insert([call(NOON + timedelta(seconds=i), version=version) for i in range(100)])
+    query = replace(asked, descending=descending)
+    statement = csv_statement(query, {})
+
+    steps = [str(row[0]) for row in store.select(Statement(f"EXPLAIN PIPELINE {statement.sql}", statement.parameters))]
+
+    assert query.is_of_one_workspace
+    assert any("InReverseOrder" if descending else "InOrder" in step for step in steps), steps
+    assert not [step for step in steps if "MergeSorting" in step]
+
+
+def test_a_filter_for_several_workspaces_or_against_one_leaves_several() -> None:
+    for filter in (Filter("workspace", ("a", "b")), Filter("workspace", ("a",), negated=True), Filter("voice", ("a",))):
+        assert not replace(DAY, audience=EVERYBODY, filters=(filter,)).is_of_one_workspace
+
+
 def test_a_burst_is_cut_as_finely_as_it_must_be(store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of calls in one minute, dozens within one instant, and few around them, in slices of ten."""
     monkeypatch.setattr(slices, "SLICE_CALLS", 10)
-    monkeypatch.setattr("aggregator.reader.SLICE_CALLS", 10)
+    monkeypatch.setattr(slices, "ORDERED_CALLS", 10)
     random = Random(1)
     burst = [
         call(NOON + timedelta(milliseconds=random.randrange(60_000)), workspace=random.choice("xyz"))
         for _ in range(300)
     ]
     instant = [call(NOON + timedelta(seconds=30), workspace=random.choice("xyz")) for _ in range(30)]
-    around = [call(NOON + timedelta(hours=hour)) for hour in range(-20, 20)]
+    around = [call(NOON + timedelta(hours=hour), workspace=random.choice("xyz")) for hour in range(-20, 20)]
     store.insert([*burst, *instant, *around])
-    query = replace(DAY, audience=Audience())
+    corrected = [msgspec.structs.replace(one, credits_micro=7, version=2) for one in (*burst, *around)[::3]]
+    store.insert(corrected)
+    for audience in (EVERYBODY, Audience("x"), Audience("y")):
+        for descending in (True, False):
+            query = replace(DAY, audience=audience, descending=descending)
+
+            assert written(reader, query) == expected(reader, query)
+
+
+def test_a_slice_that_is_sorted_on_the_disk_is_the_same_file(
+    store: Store, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sort may hold in memory is so little here that each block of calls becomes a run of its own."""
+    monkeypatch.setitem(CSV.settings, "max_bytes_before_external_sort", 1)
+    monkeypatch.setitem(CSV.settings, "max_block_size", 50)
+    random = Random(2)
+    store.insert(
+        [call(NOON + timedelta(seconds=random.randrange(600)), workspace=random.choice("xyz")) for _ in range(900)]
+    )
+    query = replace(DAY, audience=EVERYBODY)
 
     assert written(reader, query) == expected(reader, query)
