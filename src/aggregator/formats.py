@@ -22,7 +22,7 @@ CSV = Format(
         "query_plan_execute_functions_after_sorting": 0,  # what is sorted is the line, not what it is made of
         "output_format_json_escape_forward_slashes": 0,
         "max_threads": 1,  # the other core sends what this one makes; what is read in order cannot use a second
-        "max_bytes_before_external_sort": 8 * 1024 * 1024,  # a slice of all workspaces is sorted on the disk (slices.py)
+        "max_bytes_before_external_sort": 8 * 1024 * 1024,  # of all workspaces: sorted on the disk (slices.py)
         "max_bytes_ratio_before_external_sort": 0,
         "prefer_external_sort_block_bytes": 256 * 1024,  # of each of a slice's 60 sorted runs while they are merged
         "temporary_files_buffer_size": 64 * 1024,  # likewise
