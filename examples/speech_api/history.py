@@ -3,31 +3,35 @@
 Each day is drawn from its date and the seed alone: the same date always gives the same events with the same ids, so
 loading a history again, later today or next week, adds what is new and nothing twice. The days have the rhythm of
 their users (office hours in Berlin and Kolkata, evenings, a nightly job, quiet weekends), now and then an incident.
+
+A customer's day is drawn as columns, and what calls have in common is encoded once, for all of them: event by event,
+two hundred thousand would take longer than storing them does.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from itertools import accumulate
-from operator import attrgetter
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from examples.speech_api.accounts import ACCOUNTS, MAX_CHARACTERS, MODELS, Account
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.speech_api.accounts import ACCOUNTS, MAX_CHARACTERS, Account
 from examples.speech_api.habits import (
     DELIVERIES,
     FATES,
     HABITS,
     INCIDENT_FATES,
     RHYTHMS,
-    SERVICES,
-    Fate,
     Habit,
-    Service,
 )
-from usage_meter.event import MICRO, UsageEvent
+from examples.speech_api.shapes import Offer, Recorded, Shape, offers_of, understood
+from usage_meter.event import MICRO, EventRow
 
 DAYS = 60
 QUARTERS = 96  # of an hour, in a day
@@ -38,44 +42,82 @@ INCIDENT_DAYS = 0.08  # the share of days on which something breaks for a while
 WEBHOOK_DELAY_US = 40_000  # from the end of a transcription to the first attempt to deliver it
 WEBHOOK_RETRY_US = 5 * MICRO  # from the end of an attempt to the next
 WEBHOOK_ATTEMPTS = 3
+WEBHOOK_TIMEOUT_US = 10 * MICRO
 EPOCH = date(1970, 1, 1)
+NONE = -1  # in a column of numbers that a call may lack
 
-# Each fate as often as it happens: choosing from such a list is the quickest draw there is.
-_ORDINARY = [fate for fate in FATES for _ in range(fate.often)]
-_BROKEN = [fate for fate in INCIDENT_FATES for _ in range(fate.often)]
-_DELIVERED = [fate for fate in DELIVERIES for _ in range(fate.often)]
+_CALL_FATES = (*FATES, *INCIDENT_FATES)  # a fate's number is its place here
+_ORDINARY = list(accumulate(fate.often for fate in FATES))
+_BROKEN = list(accumulate(fate.often for fate in INCIDENT_FATES))
+_DELIVERED = list(accumulate(fate.often for fate in DELIVERIES))
 
+Column = NDArray[Any]
 HashKey = Callable[[str], tuple[str, str]]
 """From an API key to what is recorded of it: its identifier and its hint."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """One thing that a customer calls: a service with a voice and a model, and its price."""
-
-    service: Service
-    voice: str
-    model: str
-    path: str
-    credits_micro: int
-    """For each unit."""
+_CHARGED = np.array([fate.charged for fate in _CALL_FATES])
+_UNDERSTOOD = np.array([understood(fate) for fate in _CALL_FATES])
+_CUT_SHORT = np.array([fate.outcome == "disconnected" for fate in _CALL_FATES])
+_TIMED_OUT = np.array([fate.outcome == "exception" for fate in DELIVERIES])
+_TAKEN = np.array([fate.outcome == "ok" for fate in DELIVERIES])
 
 
 @dataclass(frozen=True, slots=True)
 class _Customer:
-    """One API key, ready to be drawn from."""
+    """One API key, ready to be drawn from. The columns have a value for each offer."""
 
     account: Account
     habit: Habit
-    api_key: str
-    api_key_hint: str
-    offers: list[_Offer]
     weights: list[float]
     """Of the offers, cumulated."""
-    attributes: dict[str, str]
-    """Shared by all of its events, which are never changed."""
-    delivery_attributes: list[dict[str, str]]
-    """The same of its webhooks, for each attempt."""
+    shapes: Column
+    """The number of a call's shape, by its offer and its fate."""
+    deliveries: Column
+    """The number of a webhook's shape, by its offer, its fate and the attempt."""
+    offers: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """Columns of as many calls, or webhooks. NONE stands where a call has no time to its first byte, or no quantity."""
+
+    shape: Column
+    started_us: Column
+    duration_us: Column
+    ttfb_us: Column
+    request_bytes: Column
+    response_bytes: Column
+    credits_micro: Column
+    characters: Column
+    audio_seconds: Column
+
+    def at(self, places: Column) -> "_Calls":
+        return _Calls(*(getattr(self, one.name)[places] for one in fields(self)))
+
+
+class _Chance:
+    """Random numbers of one day. The generator's own output is the same for every release of numpy; what numpy draws
+    from it is not."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def words(self, number: int) -> Column:
+        """64 random bits each."""
+        return self._bits.random_raw(number)
+
+    def shares(self, number: int) -> Column:
+        """From 0 to 1."""
+        return (self.words(number) >> np.uint64(11)) * 2.0**-53
+
+    def places(self, size: int, number: int) -> Column:
+        """From 0 to `size`, which is left out."""
+        return (self.shares(number) * size).astype(np.int64)
+
+    def choices(self, cumulated: Sequence[float] | Column, number: int) -> Column:
+        """Places of the weights."""
+        return np.searchsorted(cumulated, self.shares(number) * cumulated[-1], side="right")
 
 
 class History:
@@ -84,168 +126,158 @@ class History:
     def __init__(self, hash_key: HashKey, seed: int = 0) -> None:
         chance = random.Random(seed)
         self._seed = seed
-        self._sizes = [math.exp(chance.gauss(0, 0.8)) for _ in range(DRAWS)]
-        self._delays = [math.exp(chance.gauss(0, 0.35)) for _ in range(DRAWS)]
-        self._customers = [_customer(ACCOUNTS[key], habit, hash_key) for key, habit in HABITS.items()]
+        self._sizes = np.array([math.exp(chance.gauss(0, 0.8)) for _ in range(DRAWS)])
+        self._delays = np.array([math.exp(chance.gauss(0, 0.35)) for _ in range(DRAWS)])
+        self._shapes: list[Shape] = []
+        self._customers = [self._customer(ACCOUNTS[key], habit, hash_key) for key, habit in HABITS.items()]
 
-    def until(self, now: datetime, days: int = DAYS) -> Iterator[list[UsageEvent]]:
+    def until(self, now: datetime, days: int = DAYS) -> Iterator[list[EventRow]]:
         """The events of each of the last `days` days (UTC) and of today, oldest first, that were over before `now`."""
-        now_us = int(now.timestamp() * MICRO)
         today = now.astimezone(UTC).date()
-        for ago in range(days, 0, -1):
-            yield self.day(today - timedelta(ago))
-        yield [event for event in self.day(today) if event.started_us + event.duration_us < now_us]
+        for ago in range(days, -1, -1):
+            yield self.over(today - timedelta(ago), now)
 
-    def day(self, day: date) -> list[UsageEvent]:
+    def over(self, day: date, now: datetime) -> list[EventRow]:
+        """The day's events; today's that were over before `now`."""
+        events = self.day(day)
+        if day < now.astimezone(UTC).date():
+            return events
+        now_us = int(now.timestamp() * MICRO)
+        return [event for event in events if event.started_us + event.duration_us < now_us]
+
+    def day(self, day: date) -> list[EventRow]:
         """All that starts on that day (UTC), in the order of time: always the same."""
         chance = random.Random(f"{self._seed} {day}")
-        incident = _incident(chance, day)
-        events: list[UsageEvent] = []
+        incident, drawn = _incident(chance, day), _Chance(chance.getrandbits(64))
+        parts: list[_Calls] = []
         for customer in self._customers:
-            events += self._calls(chance, customer, day, incident)
-        events.sort(key=attrgetter("started_us"))
-        return events
+            quarters = _rhythm(customer.habit, customer.account.zone, day)
+            count = customer.habit.calls * float(quarters[-1]) * _season(day) * chance.lognormvariate(0, 0.12)
+            quarter = drawn.choices(quarters, round(count))
+            parts += self._calls(drawn, customer, (day - EPOCH).days * DAY_US, quarter, incident)
+        calls = _Calls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(_Calls)))
+        return self._rows(calls.at(np.argsort(calls.started_us, kind="stable")), drawn)
 
-    def _calls(self, chance: random.Random, customer: _Customer, day: date, incident: range) -> Iterator[UsageEvent]:
-        quarters = _quarters(customer.habit.rhythm, customer.habit.weekend, customer.account.zone, day)
-        count = round(customer.habit.calls * quarters[-1] * _season(day) * chance.lognormvariate(0, 0.12))
-        drawn = zip(
-            chance.choices(range(QUARTERS), cum_weights=quarters, k=count),
-            chance.choices(customer.offers, cum_weights=customer.weights, k=count),
-            chance.choices(self._sizes, k=count),
-            chance.choices(self._delays, k=count),
-            chance.choices(_ORDINARY, k=count),
-            strict=True,
-        )
-        midnight_us = (day - EPOCH).days * DAY_US
-        for quarter, offer, size, delay, fate in drawn:
-            started_us = midnight_us + quarter * QUARTER_US + int(chance.random() * QUARTER_US)
-            if quarter in incident:
-                fate, delay = chance.choice(_BROKEN), delay * 4
-            call = _call(chance, customer, offer, started_us, size, delay, fate)
-            yield call
-            if offer.service.webhook and fate.charged:
-                yield from _deliveries(chance, customer, offer, call, delay)
+    def _calls(
+        self, chance: _Chance, customer: _Customer, midnight_us: int, quarter: Column, incident: range
+    ) -> Iterator[_Calls]:
+        count = len(quarter)
+        offer = chance.choices(customer.weights, count)
+        size = self._sizes[chance.places(DRAWS, count)]
+        delay = self._delays[chance.places(DRAWS, count)]
+        fate = chance.choices(_ORDINARY, count)
+        started_us = midnight_us + quarter * QUARTER_US + chance.places(QUARTER_US, count)
+        if incident:
+            broken = (quarter >= incident.start) & (quarter < incident.stop)
+            fate = np.where(broken, len(FATES) + chance.choices(_BROKEN, count), fate)
+            delay = np.where(broken, delay * 4, delay)
+        calls = _called(chance, customer, offer, fate, started_us, size, delay)
+        yield calls
+        told = np.flatnonzero(customer.offers["webhook"][offer] & _CHARGED[fate])
+        yield from _delivered(chance, customer, offer[told], calls.at(told), delay[told])
+
+    def _rows(self, calls: _Calls, chance: _Chance) -> list[EventRow]:
+        ids = _ids(calls.started_us, chance)
+        shapes = list(map(self._shapes.__getitem__, calls.shape.tolist()))
+        columns = (getattr(calls, one.name).tolist() for one in fields(calls) if one.name != "shape")
+        return [
+            EventRow(
+                dimensions=shape.dimensions,
+                id=id,
+                started_us=started_us,
+                duration_us=duration_us,
+                ttfb_us=None if ttfb_us < 0 else ttfb_us,
+                path=shape.path,
+                request_bytes=request_bytes,
+                response_bytes=response_bytes,
+                credits_micro=credits_micro,
+                quantities={"characters": characters, "audio_seconds": audio_seconds}
+                if characters >= 0
+                else {"audio_seconds": audio_seconds}
+                if audio_seconds >= 0
+                else {},
+                attributes=shape.attributes,
+                request_id=id.hex(),
+            )
+            for (
+                id, shape, started_us, duration_us, ttfb_us, request_bytes, response_bytes, credits_micro, characters,
+                audio_seconds,
+            ) in zip(ids, shapes, *columns, strict=True)
+        ]  # fmt: skip
+
+    def _customer(self, account: Account, habit: Habit, hash_key: HashKey) -> _Customer:
+        offers, weights = offers_of(habit)
+        recorded = Recorded(account, habit, *hash_key(account.api_key))
+        shapes = [[self._number(recorded.call(offer, fate)) for fate in _CALL_FATES] for offer in offers]
+        deliveries = [
+            [
+                [self._number(recorded.delivery(offer, fate, attempt)) for attempt in range(1, WEBHOOK_ATTEMPTS + 1)]
+                for fate in DELIVERIES
+            ]
+            for offer in offers
+        ]
+        return _Customer(account, habit, weights, np.array(shapes), np.array(deliveries), _columns(offers))
+
+    def _number(self, shape: Shape) -> int:
+        self._shapes.append(shape)
+        return len(self._shapes) - 1
 
 
-def _call(
-    chance: random.Random, customer: _Customer, offer: _Offer, started_us: int, size: float, delay: float, fate: Fate
-) -> UsageEvent:
-    account, service = customer.account, offer.service
-    known = fate.charged or fate.status >= 429  # a call that is wrong in itself is refused before it is understood
-    units = _units(service, size) if fate.charged else 0
-    share = chance.random() if fate.outcome == "disconnected" else 1.0
-    ttfb_us = int(service.first_byte_ms * delay * 1000) if known else 3_000 + int(delay * 1000)
-    id = _id(chance, started_us)
-    return UsageEvent(
-        id=id,
+def _called(
+    chance: _Chance, customer: _Customer, offer: Column, fate: Column, started_us: Column, size: Column, delay: Column
+) -> _Calls:
+    of = {name: column[offer] for name, column in customer.offers.items()}
+    charged, understood = _CHARGED[fate], _UNDERSTOOD[fate]
+    whole = np.clip((of["size"] * size).astype(np.int64), 1, MAX_CHARACTERS)
+    units = np.where(charged, np.where(of["is_characters"], whole, np.round(of["size"] * size, 1)), 0)
+    share = np.where(_CUT_SHORT[fate], chance.shares(len(offer)), 1.0)
+    ttfb_us = (np.where(understood, of["first_byte_ms"], 0) * delay * 1000).astype(np.int64)
+    ttfb_us += np.where(understood, 0, 3_000 + (delay * 1000).astype(np.int64))
+    return _Calls(
+        shape=customer.shapes[offer, fate],
         started_us=started_us,
-        duration_us=ttfb_us + 200 + int(units * service.work_ms * share * delay * 1000),
+        duration_us=ttfb_us + 200 + (units * of["work_ms"] * share * delay * 1000).astype(np.int64),
         ttfb_us=ttfb_us,
-        workspace=account.workspace,
-        user=account.user,
-        groups=account.groups,
-        api_key=customer.api_key,
-        api_key_hint=customer.api_key_hint,
-        product=service.product,
-        voice=offer.voice if known else "",
-        model=offer.model if known else "",
-        region=account.region,
-        source=customer.habit.source,
-        method=service.method,
-        route=service.route,
-        path=offer.path,
-        status=service.ok if fate.charged else fate.status,
-        outcome=fate.outcome,
-        error=fate.error,
-        request_bytes=70 + int(units * service.request_bytes),
-        response_bytes=190 + int(units * service.response_bytes * share),
-        credits_micro=round(units * offer.credits_micro),
-        quantities=_quantities(service, units, share),
-        attributes=customer.attributes,
-        request_id=id.hex(),
-        instance="history",
+        request_bytes=70 + (units * of["request_bytes"]).astype(np.int64),
+        response_bytes=190 + (units * of["response_bytes"] * share).astype(np.int64),
+        credits_micro=np.rint(units * of["credits_micro"]).astype(np.int64),
+        characters=np.where(of["is_characters"] & charged, units, NONE),
+        audio_seconds=np.where(units > 0, np.round(units * of["audio_seconds"] * share, 3), NONE),
     )
 
 
-def _deliveries(
-    chance: random.Random, customer: _Customer, offer: _Offer, call: UsageEvent, delay: float
-) -> Iterator[UsageEvent]:
-    """The webhook that tells the customer that its transcript is there, tried until it is taken."""
-    started_us = call.started_us + call.duration_us + WEBHOOK_DELAY_US
-    for attributes in customer.delivery_attributes:
-        fate = chance.choice(_DELIVERED)
-        attempt = _attempt(chance, customer, offer, call, started_us, delay, fate, attributes)
-        yield attempt
-        if fate.outcome == "ok":
-            return
-        started_us += attempt.duration_us + WEBHOOK_RETRY_US
+def _delivered(chance: _Chance, customer: _Customer, offer: Column, calls: _Calls, delay: Column) -> Iterator[_Calls]:
+    """The webhooks that tell the customer that its transcript is there, each tried until it is taken."""
+    started_us = calls.started_us + calls.duration_us + WEBHOOK_DELAY_US
+    size = 300 + calls.response_bytes
+    for attempt in range(WEBHOOK_ATTEMPTS):
+        fate = chance.choices(_DELIVERED, len(offer))
+        timed_out = _TIMED_OUT[fate]
+        duration_us = np.where(timed_out, WEBHOOK_TIMEOUT_US, (180_000 * delay).astype(np.int64))
+        nothing, none = np.zeros(len(offer), np.int64), np.full(len(offer), float(NONE))
+        yield _Calls(
+            shape=customer.deliveries[offer, fate, attempt],
+            started_us=started_us,
+            duration_us=duration_us,
+            ttfb_us=np.where(timed_out, NONE, duration_us),
+            request_bytes=size,
+            response_bytes=nothing,
+            credits_micro=nothing,
+            characters=none,
+            audio_seconds=none,
+        )
+        again = np.flatnonzero(~_TAKEN[fate])
+        started_us = (started_us + duration_us + WEBHOOK_RETRY_US)[again]
+        offer, delay, size = offer[again], delay[again], size[again]
 
 
-def _attempt(
-    chance: random.Random,
-    customer: _Customer,
-    offer: _Offer,
-    call: UsageEvent,
-    started_us: int,
-    delay: float,
-    fate: Fate,
-    attributes: dict[str, str],
-) -> UsageEvent:
-    """As `meter.webhook` records it."""
-    account = customer.account
-    duration_us = 10 * MICRO if fate.outcome == "exception" else int(180_000 * delay)
-    return UsageEvent(
-        id=_id(chance, started_us),
-        kind="webhook",
-        started_us=started_us,
-        duration_us=duration_us,
-        ttfb_us=duration_us if fate.status else None,
-        workspace=account.workspace,
-        user=account.user,
-        groups=account.groups,
-        api_key=customer.api_key,
-        api_key_hint=customer.api_key_hint,
-        product=offer.service.product,
-        model=offer.model,
-        region=account.region,
-        source=customer.habit.source,
-        method="POST",
-        route="speech_to_text_transcription",
-        path=f"hooks.{account.workspace}.example/{account.user}/transcripts",
-        status=fate.status,
-        outcome=fate.outcome,
-        error=fate.error,
-        request_bytes=call.response_bytes + 300,
-        attributes=attributes,
-        request_id=call.request_id,
-        instance="history",
-    )
-
-
-def _units(service: Service, size: float) -> float:
-    """What is paid for: whole characters, or tenths of a second."""
-    if service.unit == "characters":
-        return min(max(int(service.size * size), 1), MAX_CHARACTERS)
-    return round(service.size * size, 1)
-
-
-def _quantities(service: Service, units: float, share: float) -> dict[str, float]:
-    if not units:
-        return {}
-    audio_seconds = round(units * service.audio_seconds * share, 3)
-    return (
-        {"characters": units, "audio_seconds": audio_seconds}
-        if service.unit == "characters"
-        else {"audio_seconds": audio_seconds}
-    )
-
-
-def _id(chance: random.Random, started_us: int) -> bytes:
-    """A UUIDv7 like any other, but drawn from `chance`, so that the same call has the same id each time."""
-    drawn = chance.getrandbits(74)
-    high = started_us // 1000 << 16 | 0x7000 | drawn >> 62
-    return (high << 64 | 1 << 63 | drawn & 0x3FFF_FFFF_FFFF_FFFF).to_bytes(16, "big")
+def _ids(started_us: Column, chance: _Chance) -> list[bytes]:
+    """UUIDv7s like any other, but drawn from `chance`, so that the same call has the same id each time."""
+    high = (started_us // 1000).astype(np.uint64) << np.uint64(16) | np.uint64(7 << 12)
+    high |= chance.words(len(started_us)) >> np.uint64(52)
+    low = chance.words(len(started_us)) >> np.uint64(2) | np.uint64(1 << 63)
+    encoded = np.stack([high, low], axis=1).astype(">u8").tobytes()
+    return [encoded[first : first + 16] for first in range(0, len(encoded), 16)]
 
 
 def _incident(chance: random.Random, day: date) -> range:
@@ -261,35 +293,25 @@ def _season(day: date) -> float:
     return 1 + 0.2 * math.sin(day.toordinal() * 2 * math.pi / 91)
 
 
-@lru_cache(maxsize=64)
-def _quarters(rhythm: str, weekend: float, zone: str, day: date) -> list[float]:
+def _rhythm(habit: Habit, zone: str, day: date) -> Column:
     """The share of a weekday's calls that fall into each quarter of an hour of this UTC day, cumulated."""
-    hours = RHYTHMS[rhythm]
-    weekday_sum = 4 * sum(hours)
-    shares = []
-    for quarter in range(QUARTERS):
-        moment = datetime.fromtimestamp((day - EPOCH).days * 86_400 + quarter * 900, UTC).astimezone(ZoneInfo(zone))
-        shares.append(hours[moment.hour] * (weekend if moment.weekday() >= 5 else 1.0) / weekday_sum)
-    return list(accumulate(shares))
+    hours, at_weekend = _local(zone, day)
+    rhythm: Column = np.array(RHYTHMS[habit.rhythm]) / (4 * sum(RHYTHMS[habit.rhythm]))
+    return np.cumsum(rhythm[hours] * np.where(at_weekend, habit.weekend, 1.0))
 
 
-def _customer(account: Account, habit: Habit, hash_key: HashKey) -> _Customer:
-    offers: list[_Offer] = []
-    weights: list[float] = []
-    for name, often in habit.services.items():
-        service = SERVICES[name]
-        voices = habit.voices if "{voice_id}" in service.route else {"": 1}
-        for voice, voice_often in voices.items():
-            for model, model_often in service.models.items():
-                offers.append(_offer(service, voice, model))
-                share = voice_often / sum(voices.values()) * model_often / sum(service.models.values())
-                weights.append(often * share)
-    tier = {"tier": account.tier}
-    attempts = [{**tier, "attempt": str(attempt)} for attempt in range(1, WEBHOOK_ATTEMPTS + 1)]
-    return _Customer(account, habit, *hash_key(account.api_key), offers, list(accumulate(weights)), tier, attempts)
+@lru_cache(maxsize=4)
+def _local(zone: str, day: date) -> tuple[Column, Column]:
+    """The hour of each quarter of an hour of this UTC day there, and whether that is at a weekend."""
+    midnight, there = (day - EPOCH).days * 86_400, ZoneInfo(zone)
+    moments = [datetime.fromtimestamp(midnight + quarter * 900, there) for quarter in range(QUARTERS)]
+    return np.array([moment.hour for moment in moments]), np.array([moment.weekday() >= 5 for moment in moments])
 
 
-def _offer(service: Service, voice: str, model: str) -> _Offer:
-    path = service.route.replace("{voice_id}", voice)
-    price = int(MODELS[model].price(MICRO)) if model in MODELS else service.credits_micro
-    return _Offer(service, voice, model, path, price)
+def _columns(offers: Sequence[Offer]) -> dict[str, Column]:
+    names = ("size", "audio_seconds", "request_bytes", "response_bytes", "work_ms", "first_byte_ms", "webhook")
+    return {
+        "credits_micro": np.array([offer.credits_micro for offer in offers]),
+        "is_characters": np.array([offer.service.unit == "characters" for offer in offers]),
+        **{name: np.array([getattr(offer.service, name) for offer in offers]) for name in names},
+    }

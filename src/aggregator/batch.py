@@ -61,7 +61,7 @@ class Load:
         self.events = 0
         self.bytes = 0
         self.totals = CallTotals()
-        self._rows = known or Rows()
+        self._rows = Rows() if known is None else known  # an empty one is false, and knows much all the same
         self._rows.forget()
         self._blocks: dict[int, list[bytes]] = {}
         self.add(rows)

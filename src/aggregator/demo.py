@@ -1,7 +1,8 @@
 """`usage-meter demo`: the example API, its customers and their past, around a service that is running already.
 
-The past goes the way that every event goes, through Redis; its ids come from its dates, so a second start adds only
-what is new. The API and its customers are processes of their own, ended with us whatever happens.
+The past goes into the store at once, day by day as the store's partitions are: sixty days in a second or two. Through
+Redis, as all that the API records, it would take longer than anybody likes to wait. Its ids come from its dates, so a
+second start adds only what is new. The API and its customers are processes of their own, ended with us in any case.
 """
 
 import importlib
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from aggregator.app import Service
+from aggregator.batch import Load
+from aggregator.buckets import SECOND_US, to_us
 from aggregator.errors import SettingsError
-from aggregator.ingest import EVENTS_PER_ENTRY
 from aggregator.query import Statement
-from usage_meter.event import UsageEvent
+from aggregator.retention import Retention
+from aggregator.rows import Rows
+from aggregator.store import Store
+from usage_meter.event import EventRow
 
 KEY_SECRET = "demo: these API keys are in the source"  # noqa: S105  # the demo's keys are no secrets
 HISTORY_DAYS = 60
 START_SECONDS = 30  # for the API's workers, which load the speech engine, on a slow machine
 STOP_SECONDS = 10  # for them to end by themselves
-STORED_SECONDS = 300  # for the history to be stored on a slow machine
+INSERTS = 2  # of a day each, at once: the engine needs no Python meanwhile
+AHEAD = 8  # days that wait for the engine, so that what is made does not fill the memory
 
-_NEWEST = Statement("SELECT max(started), count() FROM events WHERE instance = 'history'", {})
+_STORED = Statement("SELECT DISTINCT toDate(started) AS day FROM events WHERE instance = 'history' ORDER BY day", {})
 
 
 _NEEDS = ("chdb", "espeakng_loader", "elevenlabs", "websockets")  # of the extra [demo], by the names they import as
@@ -55,6 +63,8 @@ class Demo:
         self._console = console
         self._stack = ExitStack()
         self._api_url = ""
+        self._stop = threading.Event()
+        self._customers: threading.Thread | None = None
 
     def __enter__(self) -> "Demo":
         root = _examples_root()
@@ -65,16 +75,19 @@ class Demo:
             "USAGE_METER_JOURNAL_DIR": str(self._service.settings.directory / "journal"),
         }
         try:
-            self._api_url = self._start_api(environment)
             self._load_history(root)
-            self._await_api()
-            self._launch([sys.executable, "-m", "examples.speech_api.traffic", self._api_url], environment)
+            self._api_url = self._start_api(environment)
         except BaseException:
-            self._stack.close()
+            self.__exit__()
             raise
+        self._customers = threading.Thread(target=self._send_customers, args=(environment,), daemon=True)
+        self._customers.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._customers:
+            self._customers.join()
         self._stack.close()
 
     def introduce(self, page: str) -> None:
@@ -104,53 +117,55 @@ class Demo:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
         self._stack.callback(_end, process)
 
-    def _await_api(self) -> None:
-        stop = threading.Event()
+    def _send_customers(self, environment: dict[str, str]) -> None:
+        """Once the API answers. Meanwhile there is the past to look at."""
         for _ in range(START_SECONDS * 20):
             try:
                 httpx.get(f"{self._api_url}/openapi.json", timeout=1)
             except httpx.HTTPError:
-                stop.wait(0.05)
+                if self._stop.wait(0.05):
+                    return
             else:
+                self._launch([sys.executable, "-m", "examples.speech_api.traffic", self._api_url], environment)
                 return
-        raise SettingsError(f"the example API did not start within {START_SECONDS} s: see above")
+        self._console.print(f"[red]the example API did not start within {START_SECONDS} s: see above")
 
     def _load_history(self, root: Path) -> None:
-        """Through Redis like every event; shows how many are stored."""
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
-        newest, known = self._service.store.select(_NEWEST)[0]
-        now = datetime.now(UTC)
-        days = min(HISTORY_DAYS, (now.date() - newest.date()).days) if known else HISTORY_DAYS
-        consumer = self._service.consumer.statistics
-        before = consumer.events
-        with _progress(self._console) as progress:
-            task = progress.add_task(f"{days} days of history" if days else "today", total=None)
-            sent = 0
-            for events in self._history(now, days):
-                self._service.ingest.send(events)
-                sent += len(events)
-                progress.update(task, completed=consumer.events - before)
-            progress.update(task, total=sent)
-            waiting = threading.Event()
-            for _ in range(STORED_SECONDS * 20):
-                progress.update(task, completed=min(sent, consumer.events - before))
-                if consumer.events - before >= sent:
-                    return
-                waiting.wait(0.05)
-        raise SettingsError("the history was not stored in time: see the log")
-
-    def _history(self, now: datetime, days: int) -> Iterator[list[UsageEvent]]:
         history: Any = importlib.import_module("examples.speech_api.history")
         caller: Any = importlib.import_module("usage_meter.caller")
         past = history.History(lambda api_key: caller.hash_key(KEY_SECRET.encode(), api_key))
-        waiting: list[UsageEvent] = []
-        for events in past.until(now, days):
-            waiting += events
-            if len(waiting) >= EVENTS_PER_ENTRY:
-                yield waiting
-                waiting = []
-        yield waiting
+        now, service = datetime.now(UTC), self._service
+        days = missing_days(service.store, now, service.settings.retention)
+        with _progress(self._console) as progress:
+            title = f"{len(days) - 1} days of history" if days[1:] else "today"
+            for _ in progress.track(
+                load_days(service.store, lambda day: past.over(day, now), days), len(days), description=title
+            ):
+                pass
+
+
+def missing_days(store: Store, now: datetime, retention: Retention, history_days: int = HISTORY_DAYS) -> list[date]:
+    """The days whose history the store lacks, and the newest that it has, of which there may be more now: oldest first,
+    today last. None that is sealed."""
+    stored = [day for (day,) in store.select(_STORED)]
+    open_since = datetime.fromtimestamp(retention.refused_us(to_us(now)) / SECOND_US, UTC).date()
+    asked = (now.date() - timedelta(ago) for ago in range(history_days, -1, -1))
+    return [day for day in asked if day >= open_since and day not in stored[:-1]]
+
+
+def load_days(store: Store, events_of: Callable[[date], Sequence[EventRow]], days: Iterable[date]) -> Iterator[date]:
+    """Stores the events of these days; gives each day when it is made, and ends when all are stored."""
+    known, waiting = Rows(), deque[Future[None]]()
+    with ThreadPoolExecutor(INSERTS, "usage-meter-history") as pool:
+        for day in days:
+            waiting += [pool.submit(store.load, block) for block in Load(events_of(day), known).blocks()]
+            while len(waiting) > AHEAD:
+                waiting.popleft().result()
+            yield day
+        for one in waiting:
+            one.result()
 
 
 def _examples_root() -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from examples.speech_api.accounts import ACCOUNTS, MODELS, VOICES
 from examples.speech_api.history import DAYS, History
-from usage_meter.event import UsageEvent, concatenated, pack, unpack
+from usage_meter.event import EventRow, UsageEvent, encode_row, pack, unpack
 
 NOW = datetime(2026, 11, 18, 13, 37, tzinfo=UTC)  # a Wednesday
 
@@ -18,7 +18,12 @@ def history(seed: int = 0) -> History:
 
 
 def events(past: History, days: int, now: datetime = NOW) -> list[UsageEvent]:
-    return [event for day in past.until(now, days) for event in day]
+    return [event for day in past.until(now, days) for event in read(day)]
+
+
+def read(rows: list[EventRow]) -> list[UsageEvent]:
+    """As the aggregator reads them, which checks every field."""
+    return unpack(pack(b"".join(map(encode_row, rows))), len(rows))
 
 
 def test_the_same_date_gives_the_same_events_whenever_it_is_asked() -> None:
@@ -47,7 +52,7 @@ def test_nothing_is_over_after_now_and_a_later_start_adds_only_what_came_since()
 
 @pytest.fixture(scope="module")
 def sixty_days() -> list[list[UsageEvent]]:
-    return list(history().until(NOW))
+    return [read(day) for day in history().until(NOW)]
 
 
 def test_sixty_days_are_enough_to_look_at_and_every_id_is_its_own(sixty_days: list[list[UsageEvent]]) -> None:
@@ -59,9 +64,9 @@ def test_sixty_days_are_enough_to_look_at_and_every_id_is_its_own(sixty_days: li
 
 
 def test_every_event_keeps_the_contract_and_its_price() -> None:
-    day = history().day(NOW.date())
+    day = read(history().day(NOW.date()))
 
-    assert unpack(pack(concatenated(day)), len(day)) == day
+    assert day
     for event in day:
         if event.model in MODELS and event.outcome in ("ok", "disconnected"):
             characters = int(event.quantities["characters"])
