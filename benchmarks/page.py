@@ -24,11 +24,13 @@ import httpx
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from aggregator.app import connect
-from aggregator.ingest import EVENTS_PER_ENTRY, Ingest
+from aggregator.entry import fields_of
 from aggregator.rollup import MARGIN_SECONDS, PAUSE_SECONDS
 from tests.browser.conftest import ARGUMENTS, UNDRAWN, chromium
 from tests.conftest import wait_until
 from tests.processes import ServiceProcess, serving
+from usage_meter import keys
+from usage_meter.event import encode_row
 
 BAR_SERVER_MS, BAR_DRAWN_MS = 100, 1000
 VIEWS = {
@@ -68,14 +70,10 @@ def fill(service: ServiceProcess, days: int) -> int:
     past = history.History(lambda key: caller.hash_key(KEY, key))
     sent = 0
     with connect(service.redis_url) as client:
-        waiting: list[Any] = []
         for events in past.until(datetime.now(UTC), days):
-            waiting += events
+            fields: Any = fields_of(list(map(encode_row, events)))
+            client.xadd(keys.events(0), fields)
             sent += len(events)
-            if len(waiting) >= EVENTS_PER_ENTRY:
-                Ingest(client).send(waiting)
-                waiting = []
-        Ingest(client).send(waiting)
     wait_until(lambda: calls(service) >= sent, "the history is stored", seconds=300)
     time.sleep(MARGIN_SECONDS + PAUSE_SECONDS)  # before that the rollups' worker leaves alone what has just come
     return sent
