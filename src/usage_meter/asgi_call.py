@@ -17,6 +17,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+READ = frozenset({b"xi-api-key", b"x-api-key", b"authorization", b"x-request-id", b"traceparent"})
+"""Of a request's headers only these are ever looked at. Names come in lower case from every server."""
+
+
 class Door(Protocol):
     """The middleware, as far as a call has to know it."""
 
@@ -26,11 +30,7 @@ class Door(Protocol):
 
 
 class ASGICall(Call):
-    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side.
-
-    Of the request's headers only these are ever looked at: `xi-api-key`, `x-api-key`, `authorization`, `x-request-id`
-    and `traceparent`; names come in lower case from every server.
-    """
+    """What requests and WebSockets share: the headers that say who calls, and an end that may come from any side."""
 
     disconnected = False
     outer: Call | None = None  # in whose midst it was made
@@ -40,7 +40,10 @@ class ASGICall(Call):
         self.scope = scope
         self._receive = receive
         self._send = send
-        headers = dict(reversed([*scope["headers"]]))  # in one go; of two alike, the frameworks take the first
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in READ and name not in headers:  # of two alike, the frameworks take the first
+                headers[name] = value
         identity = door.meter.callers.by_key(headers.get(b"xi-api-key") or _other_key(headers))
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
         super().__init__(door.meter, method, scope["path"], identity)

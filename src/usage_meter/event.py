@@ -293,7 +293,7 @@ def new_id(started_us: int | None = None) -> bytes:
 
 def id_text(id: bytes) -> str:
     """An event's id as the text of a UUID."""
-    return b"-".join(_uuid_groups(hexlify(id))).decode()
+    return (b"%b-%b-%b-%b-%b" % _uuid_groups(hexlify(id))).decode()
 
 
 def to_micro(credits: int | float | Decimal | str) -> int:
