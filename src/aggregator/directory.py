@@ -117,6 +117,7 @@ def router(
         """Set display names: an object from value to label; an empty label takes one away."""
         who = await run_in_threadpool(principal, request)
         _known(dimension, who)
+        _no_file(dimension)
         workspace = _writable(request, who)
         given = decoded(_labels, await body_of(request))
         await run_in_threadpool(labels.put, workspace, dimension, given)
@@ -233,6 +234,14 @@ def _is_visible(limit: Limit, audience: Audience) -> bool:
 def _known(dimension: str, who: Principal) -> None:
     if not is_dimension(dimension, who.is_operator):
         raise NotFoundError(f"there is no dimension '{dimension}': see /docs for those that are")
+
+
+def _no_file(dimension: str) -> None:
+    """Raises NotFoundError for a name under which nothing could be read back: that path is another dimension's file."""
+    name = dimension.removesuffix(f".{CSV.suffix}")
+    if name != dimension:
+        message = f"'{dimension}' is the labels of '{name}' as a file, which is only read: an attribute that is called"
+        raise NotFoundError(f"{message} NAME.{CSV.suffix} can have no labels")
 
 
 def _workspace(request: Request, who: Principal, audience: Audience) -> str | None:

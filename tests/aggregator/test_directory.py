@@ -105,6 +105,8 @@ def test_a_limit_shows_what_is_used_this_month_and_what_remains(service: TestedS
         (ADMIN, "/v1/limits", {"subject": "user"}, 422),
         (ADMIN, "/v1/labels/voice", ["v"], 422),
         (ADMIN, "/v1/labels/colour", {"v": "x"}, 404),
+        (ADMIN, "/v1/labels/attribute.csv", {"v": "x"}, 404),  # could not be read: that is a file's path
+        (ADMIN, "/v1/labels/attribute.tier.csv", {"v": "x"}, 404),
         (OPERATOR, "/v1/labels/voice", {"v": "x"}, 422),
     ],
 )

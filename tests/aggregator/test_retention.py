@@ -151,6 +151,27 @@ def test_their_table_of_requests_says_so_too(service_of_30_days: TestedService) 
     assert [row[0] for row in whole.json()["rows"]] == ["new"]
 
 
+def test_their_calls_name_their_own_parameter_where_a_range_begins_too_early(
+    service_of_30_days: TestedService,
+) -> None:
+    """By region, which only the calls themselves have."""
+    service, start = service_of_30_days, int(OLD.timestamp() * 1000)
+    service.store.insert([call(OLD), call(NOW)])
+    stats: dict[str, Any] = {"start_unix": start, "end_unix": start + 86_400_000, "region": "eu"}
+    table = {"start_time": start, "end_time": start + 86_400_000, "group_by": ["region"]}
+    headers = service.headers(OPERATOR)
+
+    one = service.http.get("/v1/usage/character-stats", params=stats, headers=headers)
+    other = service.http.post("/v1/workspace/analytics/query/usage-by-product-over-time", json=table, headers=headers)
+
+    assert [answer.status_code for answer in (one, other)] == [422, 422]
+    assert [answer.json()["detail"][0]["loc"] for answer in (one, other)] == [
+        ["query", "start_unix"],
+        ["body", "start_time"],
+    ]
+    assert "and that only since" in one.text
+
+
 @pytest.fixture
 def service_of_30_days(own_store: Store, redis_client: "redis.Redis") -> TestedService:
     return TestedService(own_store, redis_client, retention=Retention(raw=30))

@@ -24,6 +24,7 @@ from aggregator.elevenlabs.accounts import (
     used,
 )
 from aggregator.elevenlabs.tables import (
+    START_TIME,
     RequestsBody,
     UsageBody,
     parsed,
@@ -33,14 +34,14 @@ from aggregator.elevenlabs.tables import (
     usage_table,
 )
 from aggregator.elevenlabs.terms import LABEL_COLUMNS
-from aggregator.elevenlabs.usage import character_stats, character_stats_document
-from aggregator.errors import Problem
+from aggregator.elevenlabs.usage import START_UNIX, character_stats, character_stats_document
+from aggregator.errors import Problem, QueryError
 from aggregator.http.body import body_of
 from aggregator.http.delivery import json_response
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.parameters import QueryString
-from aggregator.query import Audience
+from aggregator.query import Audience, UsageAnswer, UsageQuery
 from aggregator.reader import Reader
 from aggregator.tokens import Principal
 
@@ -54,11 +55,18 @@ def router(
     def now_us() -> int:
         return int(now() * 1_000_000)
 
+    def answer(query: UsageQuery, start: Problem) -> UsageAnswer:
+        """Raises QueryError at the place of `start`, their parameter, where the range begins before what is kept."""
+        try:
+            return reader.usage(query)
+        except QueryError as error:
+            raise QueryError([replace(start, message=one.message) for one in error.problems]) from None
+
     @routes.get("/usage/character-stats", **openapi.CHARACTER_STATS)
     def character_stats_of(request: Request) -> Response:
         """`client.usage.get`: one metric over time, by one breakdown. Our filters and `tz` apply as well."""
         asked = character_stats(request.query_params.multi_items(), principal(request), now_us())
-        answers = {label: reader.usage(query) for label, query in asked.queries.items()}
+        answers = {label: answer(query, START_UNIX) for label, query in asked.queries.items()}
         return json_response(request, character_stats_document(asked, answers))
 
     @routes.post("/workspace/analytics/query/usage-by-product-over-time", **openapi.USAGE_TABLE)
@@ -113,7 +121,7 @@ def router(
     def usage_of(request: Request, who: Principal, body: bytes) -> Response:
         _no_parameters(request)
         table = usage_table(parsed(UsageBody, body), who)
-        return json_response(request, usage_document(table, reader.usage(table.query)))
+        return json_response(request, usage_document(table, answer(table.query, START_TIME)))
 
     def requests_of(request: Request, who: Principal, body: bytes) -> Response:
         _no_parameters(request)

@@ -112,6 +112,10 @@ def _fault(message: str, *location: str | int, type: str = "value_error") -> Pro
     return Problem(str(location[-1]) if location else "body", message, type, ("body", *location))
 
 
+START_TIME = _fault("", "start_time")
+"""The place of a fault of the range's start."""
+
+
 @dataclass(frozen=True, slots=True)
 class UsageTable:
     """A question whose answer becomes rows of `columns`, each a dimension under the name that was asked for."""

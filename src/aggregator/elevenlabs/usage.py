@@ -33,6 +33,9 @@ THEIRS = (
     "start_unix", "end_unix", "include_workspace_metrics", "breakdown_type", "aggregation_interval",
     "aggregation_bucket_size", "metric",
 )  # fmt: skip
+START_UNIX = Problem("start_unix", "")
+"""The place of a fault of the range's start."""
+
 INTERVALS = ("hour", "day", "week", "month", "cumulative")
 _OUR_INTERVALS = ("minute", "year", "total")
 _OURS = ("start", "end", "last", "scope", "breakdown", "interval", "cumulative", "layout")
