@@ -88,11 +88,8 @@ class AsyncUsageMeterTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """A response's body. The attempt ends when the client closes it, which httpx does once it has read it.
-
-    One that is dropped without either is not recorded: it may be collected at any moment, also while the recorder's
-    lock is held, which recording it would then wait for.
-    """
+    """A response's body. The attempt ends when the client closes it, which httpx does once it has read it, or when
+    nobody holds it any longer."""
 
     def __init__(self, stream: httpx.SyncByteStream, exchange: Exchange) -> None:
         self._stream = stream
@@ -110,6 +107,9 @@ class _Stream(httpx.SyncByteStream):
     def close(self) -> None:
         self._exchange.ended()
         self._stream.close()
+
+    def __del__(self) -> None:
+        self._exchange.dropped()
 
 
 class _AsyncStream(httpx.AsyncByteStream):
@@ -129,3 +129,6 @@ class _AsyncStream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         self._exchange.ended()
         await self._stream.aclose()
+
+    def __del__(self) -> None:
+        self._exchange.dropped()

@@ -10,7 +10,9 @@ path nothing that looks like a token, since whoever has such a URL may use it.
 """
 
 import re
+from _thread import start_new_thread
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,6 +154,21 @@ class Exchange:
     def ended(self, error: BaseException | None = None) -> None:
         if self._ends:
             self._attempt.ended(error)
+
+    def dropped(self) -> None:
+        """The app lets go of the answer. One whose end it has not seen is recorded as `disconnected`.
+
+        This is said when garbage is collected: at any moment, also while this very thread holds a lock that recording
+        takes. So another thread records it, started in the one way that takes no lock of Python's.
+        """
+        if self._ends and not self._attempt.finished:
+            with suppress(RuntimeError):  # no more threads, or the interpreter is shutting down: it goes unrecorded
+                start_new_thread(self._left, ())
+
+    def _left(self) -> None:
+        if not self._attempt.finished:
+            self._attempt.outcome = "disconnected"
+        self._attempt.ended()
 
 
 def public_address(url: str) -> str:

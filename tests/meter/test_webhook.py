@@ -1,16 +1,19 @@
 """Webhooks: an event for each attempt to deliver, by hand, by httpx and by requests."""
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import requests
 
+from tests.conftest import RedisServer, wait_until
 from tests.meter.fakes import ListMeter
 from usage_meter import Caller, Meter, UsageEvent, usage
 from usage_meter.call import Call
@@ -250,3 +253,68 @@ async def test_an_answer_that_breaks_off_is_an_exception(meter: ListMeter) -> No
 
     assert [said(event) for event in meter.events] == [("1", 200, "exception", "ReadError")] * 2
     assert [event.response_bytes for event in meter.events] == [4, 4]
+
+
+class Endless(httpx.SyncByteStream, httpx.AsyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"first"
+        yield b"second"
+
+    async def __aiter__(self) -> Any:
+        yield b"first"
+        yield b"second"
+
+
+ENDLESS = httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless()))
+
+
+def test_a_streamed_answer_that_is_dropped_is_a_disconnect(meter: ListMeter) -> None:
+    client = httpx.Client(transport=UsageMeterTransport(meter, ENDLESS))
+    response = client.send(client.build_request("POST", URL), stream=True)
+    assert next(response.iter_raw()) == b"first"
+    assert not meter.events
+
+    del response
+    gc.collect()
+
+    wait_until(lambda: bool(meter.events), "it is recorded")
+    assert said(meter.event) == ("1", 200, "disconnected", "")
+    assert meter.event.response_bytes == 5
+
+
+async def test_an_asynchronous_one_too(meter: ListMeter) -> None:
+    client = httpx.AsyncClient(transport=AsyncUsageMeterTransport(meter, ENDLESS))
+    await client.send(client.build_request("POST", URL), stream=True)  # nobody takes the answer
+
+    gc.collect()
+
+    wait_until(lambda: bool(meter.events), "it is recorded")
+    assert said(meter.event) == ("1", 200, "disconnected", "")
+
+
+def test_one_that_was_read_to_its_end_is_recorded_once(meter: ListMeter) -> None:
+    client = httpx.Client(transport=UsageMeterTransport(meter, ENDLESS))
+    for _ in range(2):
+        assert client.post(URL).content == b"firstsecond"
+    gc.collect()
+
+    assert [said(event) for event in meter.events] == [("1", 200, "ok", "")] * 2
+
+
+def test_garbage_that_is_collected_within_the_recorder_does_not_wait_for_it(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The collector may run while this thread holds the recorder's lock: what waited for it here would wait forever."""
+    with Meter(redis_server.url, journal_dir=tmp_path, environ={}) as meter:
+        meter.recorder.open()
+        outbox = meter.recorder._outbox
+        assert outbox is not None
+        client = httpx.Client(transport=UsageMeterTransport(meter, ENDLESS))
+        response = client.send(client.build_request("POST", URL), stream=True)
+
+        with outbox._lock:
+            del response
+            gc.collect()
+            assert outbox.recorded == 0
+
+        wait_until(lambda: meter.recorder.statistics().sent == 1, "it is recorded and sent")
