@@ -283,6 +283,23 @@ class running:  # noqa: N801  # reads as a context manager
         return self._process.stdout.readline()
 
 
+def test_questions_at_once_share_the_cores(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as ask: the consumer's inserts and the others' questions count alike."""
+    monkeypatch.setattr(store, "_cores", 8)
+
+    def threads() -> int:
+        return int(store.select(Statement("SELECT getSetting('max_threads')", {}))[0][0])
+
+    assert threads() == 8
+    with store._client():
+        assert threads() == 4
+        with store._client(), store._client():
+            assert threads() == 2
+            monkeypatch.setattr(store, "_cores", 2)
+            assert threads() == 1
+    assert threads() == 2
+
+
 def test_what_an_insert_returned_for_survives_kill_9(tmp_path: Path) -> None:
     returned: list[int] = []
     for life in range(4):
