@@ -119,7 +119,7 @@ def _cubes_of_calls(calls: str, level: Level, selected: str) -> str:
 
     What a cube lacks is made empty outside: a component must not read it in place of the call's own.
     """
-    values = ", ".join(f"{one.calls} AS {one.alias}" for one in COMPONENTS)
+    values = ", ".join(f"{one.made} AS {one.alias}" for one in COMPONENTS)
     start = _starts(level, "toStartOfFifteenMinutes(started)")
     parts = []
     for cube in CUBES:
@@ -157,7 +157,7 @@ def from_finer(
     finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
     keys = ", ".join(("cube", *SHARED, *COLUMNS))
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
-    values = ", ".join(f"{one.merged} AS {one.alias}" for one in COMPONENTS)
+    values = ", ".join(f"{one.remade} AS {one.alias}" for one in COMPONENTS)
     inside = published(spans, finer_versions, bind)
     return Statement(
         f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
@@ -194,7 +194,7 @@ def with_added(
     bind = Binder()
     keys, number = ", ".join(("bucket", "cube", *SHARED, *COLUMNS)), bind(version, "UInt64")
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
-    values = ", ".join(f"{one.merged} AS {one.alias}" for one in COMPONENTS)
+    values = ", ".join(f"{one.remade} AS {one.alias}" for one in COMPONENTS)
     called = ", ".join(f"{one.alias} AS {one.name}" for one in COMPONENTS)
     added = _cubes_of_calls(f"unsealed FINAL WHERE {_to_be_added(day, version, bind)}", level, called)
     return Statement(

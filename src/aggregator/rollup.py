@@ -7,11 +7,13 @@ for longer than any insert takes: before that it would be dirty again at once, a
 """
 
 import logging
+import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, starmap
 from typing import Any, Protocol
 
 from aggregator import cubes
@@ -28,7 +30,8 @@ logger = logging.getLogger(__name__)
 MARGIN_SECONDS = 2.0 * INSERT_SECONDS
 """A row's insert time is taken before others can see it. An insert is cut off sooner; clocks may differ a little."""
 
-BATCH_ROWS = 100_000  # computed at once: a second or two, after which a stop is noticed, and few enough for the memory
+BATCH_ROWS = 300_000  # computed at once: some seconds, after which a stop is noticed, and few enough for the memory
+PIECE = 4  # batches: of one bucket so much goes at once, since more of its calls share a row of the rollup
 BATCH_BUCKETS = 672  # a week of quarters of an hour, where little happens in each
 BATCH_SPANS = 64
 GRACE_SECONDS = 900.0  # a superseded version stays for questions that began before: none takes as long
@@ -83,8 +86,9 @@ class _Run:
 
 class Rollup:
     """`removed_us` gives for a table the moment before which its rows may have been removed: what began earlier is
-    never computed from them again. `may_run` tells whether this one of several aggregators is to do the work, and
-    `may_add` the same of what two at once would do wrong: it must be certain."""
+    never computed from them again. About `batch_rows` calls are computed at once. `may_run` tells whether this one of
+    several aggregators is to do the work, and `may_add` the same of what two at once would do wrong: it must be
+    certain."""
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class Rollup:
         *,
         margin_seconds: float = MARGIN_SECONDS,
         grace_seconds: float = GRACE_SECONDS,
+        batch_rows: int = BATCH_ROWS,
         removed_us: Callable[[str], int] = lambda table: 0,
         may_run: Callable[[], bool] = lambda: True,
         may_add: Callable[[], bool] = lambda: True,
@@ -101,6 +106,7 @@ class Rollup:
         self._freshness = freshness
         self._margin_us = round(margin_seconds * SECOND_US)
         self._grace_us = round(grace_seconds * SECOND_US)
+        self._batch_rows = batch_rows
         self._removed_us = removed_us
         self._unsealing = Unsealing(store, freshness, removed_us, may_add)
         self._may_run = may_run
@@ -195,12 +201,23 @@ class Rollup:
         for level, buckets in due.items():
             if level in (QUARTERS, PEAKS):
                 if buckets:
-                    return level, _batch(known, level, buckets)
+                    return level, self._batch(known, level, buckets)
                 continue
             ready = [bucket for bucket in buckets if not _overlaps(_finer(level), known, level, bucket)]
             if ready:
-                return level, _batch(known, level, ready)
+                return level, self._batch(known, level, ready)
         return None, []
+
+    def _batch(self, known: Freshness, level: Level, buckets: Sequence[int]) -> list[int]:
+        """The first of them, up to so many rows and so many stretches that the store has to look for."""
+        found, rows, stretches = [buckets[0]], known.rows(level, buckets[0]), 1
+        for bucket in buckets[1:BATCH_BUCKETS]:
+            rows += known.rows(level, bucket)
+            stretches += bucket != level.next(found[-1])
+            if rows > self._batch_rows or stretches > BATCH_SPANS:
+                break
+            found.append(bucket)
+        return found
 
     def _closed(self, known: Freshness, level: Level, run: _Run) -> list[int]:
         """Dirty, over, and quiet for long enough that computing it makes it clean."""
@@ -214,8 +231,10 @@ class Rollup:
         ]
 
     def _compute_quarters(self, buckets: list[int], run: _Run) -> None:
-        version = run.version
-        self._store.execute(cubes.from_calls(spans_of(QUARTERS, buckets), version), _SETTINGS)
+        """Several rows of a version may have the same key: they add up."""
+        version, spans = run.version, spans_of(QUARTERS, buckets)
+        for piece in self._freshness.ask(lambda known: _pieces(known, spans, PIECE * self._batch_rows)):
+            self._store.execute(cubes.from_calls(piece, version), _SETTINGS)
         self._publish(QUARTERS, buckets, version, run)
 
     def _compute_peaks(self, buckets: list[int], run: _Run) -> None:
@@ -228,7 +247,7 @@ class Rollup:
         spans = spans_of(level, buckets)
         finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
         version = run.version
-        for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans)):
+        for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans, self._batch_rows)):
             self._store.execute(cubes.from_finer(level, spans, version, finer, some), _SETTINGS)
         self._publish(level, buckets, version, run)
 
@@ -247,19 +266,20 @@ def _overlaps(finer: Level, known: Freshness, level: Level, bucket: int) -> bool
     return known.has_dirty(finer, Span(bucket, level.next(bucket)))
 
 
-def _batch(known: Freshness, level: Level, buckets: Sequence[int]) -> list[int]:
-    """The first of them, up to so many rows and so many stretches that the store has to look for."""
-    found, rows, stretches = [buckets[0]], known.rows(level, buckets[0]), 1
-    for bucket in buckets[1:BATCH_BUCKETS]:
-        rows += known.rows(level, bucket)
-        stretches += bucket != level.next(found[-1])
-        if rows > BATCH_ROWS or stretches > BATCH_SPANS:
-            break
-        found.append(bucket)
-    return found
+def _pieces(known: Freshness, spans: Sequence[Span], most_rows: int) -> list[Sequence[Span]]:
+    """All at once, but for a single bucket that has very many rows: that is cut into equal times."""
+    count = math.ceil(sum(map(known.rows_within, spans)) / most_rows)
+    if count < 2:
+        return [spans]
+    return [[piece] for span in spans for piece in _cut(span, count)]
 
 
-def _cubes_at_once(known: Freshness, spans: Iterable[Span]) -> list[Sequence[cubes.Cube]]:
-    """All in one statement, or one after the other where there may be much in each."""
-    rows = sum(known.rows_within(span) for span in spans)
-    return [cubes.CUBES] if rows * len(cubes.CUBES) <= BATCH_ROWS else [(cube,) for cube in cubes.CUBES]
+def _cut(span: Span, count: int) -> list[Span]:
+    edges = [span.start_us + (span.end_us - span.start_us) * i // count for i in range(count + 1)]
+    return list(starmap(Span, pairwise(edges)))
+
+
+def _cubes_at_once(known: Freshness, spans: Iterable[Span], most_rows: int) -> list[Sequence[cubes.Cube]]:
+    """All in one statement, or one after the other where a single bucket holds more than a batch."""
+    rows = sum(map(known.rows_within, spans))
+    return [cubes.CUBES] if rows <= most_rows else [(cube,) for cube in cubes.CUBES]

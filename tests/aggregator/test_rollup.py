@@ -231,3 +231,15 @@ def test_a_long_call_counts_in_each_quarter_that_it_touches(rollups: Rollups) ->
         Statement("SELECT peak FROM peaks_15m WHERE dimension = 'workspace' ORDER BY bucket, version", {})
     )
     assert [peak for (peak,) in peaks] == [1] * 9 + [2] + [1] * 3
+
+
+def test_a_very_full_bucket_is_computed_in_pieces_that_add_up(store: Store) -> None:
+    rollups = Rollups(store, batch_rows=2)
+    store.insert([call(NOON + timedelta(seconds=20 * i), credits=i, duration_us=100_000 + i % 7) for i in range(40)])
+    asked = [rollups.answer(), rollups.answer("voice")]
+
+    rollups.compute()
+
+    assert rollups.rows("usage_15m") > 4, "one row of each cube: nothing was cut"
+    assert rollups.levels(rollups.march()) <= {"1mo", "1d"}
+    assert [rollups.answer(), rollups.answer("voice")] == asked

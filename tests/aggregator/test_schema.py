@@ -1,13 +1,18 @@
 """The schema's versions: every store that was ever released opens and is brought forward, whatever happened to it."""
 
+import struct
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from aggregator.errors import StoreError
+from aggregator.measures import DURATIONS, TTFBS
 from aggregator.query import Statement
 from aggregator.schema import Section, released, sections, statements_after
+from aggregator.sketch import Sketch
 from aggregator.store import Store
 from tests.aggregator.events import call
 from tests.test_commands import run
@@ -67,6 +72,49 @@ def test_what_is_new_is_applied_once_to_a_store_that_has_data(tmp_path: Path) ->
         assert version(store) == following.version
         found = store.select(Statement("SELECT colour FROM events FINAL WHERE user = 'later'", {}))
         assert found == [("blue",)], "the section was applied again"
+
+
+LEVELS = ("usage_15m", "usage_1h", "usage_1d", "usage_1mo")
+BINS: tuple[list[int], ...] = ([7], [-1, 5, 5, 7], [*range(300), *range(0, 300, 3)], [])
+"""Of the calls behind a rollup's row; 300 of them take two bytes to count."""
+
+
+def with_states(table: str) -> str:
+    """Rows as version 2 wrote them, a workspace for each of BINS."""
+    state = "quantilesExactWeightedStateIf(0.5, 0.95, 0.99)(toInt16(bin), 1, bin > -9)"
+    bins = " UNION ALL ".join(f"SELECT {i} AS space, arrayJoin({[*one, -9]}) AS bin" for i, one in enumerate(BINS))
+    return (
+        f"INSERT INTO {table} (cube, workspace, bucket, durations, ttfbs) "
+        f"SELECT 'path', toString(space), toDateTime(0, 'UTC'), {state}, {state} FROM ({bins}) GROUP BY space"
+    )
+
+
+@pytest.mark.parametrize("dies_after", [None, 1, 2, 3, 5])
+def test_sketches_of_sealed_days_are_brought_forward(tmp_path: Path, dies_after: int | None) -> None:
+    """Given rollups as version 2 kept them, whose calls are gone, I expect the same quantiles of the new columns."""
+    url, known = f"chdb://{tmp_path}", released()
+    with Store(url, known[:3]) as store:
+        execute(store, *map(with_states, LEVELS))
+    if dies_after:
+        broken = Section(4, (*known[3].statements[:dies_after], FAILS))
+        with pytest.raises(StoreError, match="the machine dies here"):
+            Store(url, [*known[:3], broken])
+
+    with Store(url) as store:
+        for table in LEVELS:
+            for one in (DURATIONS, TTFBS):
+                selected = f"finalizeAggregation({one.merged}), groupArrayArray({one.name})"
+                sql = f"SELECT {selected} FROM {table} GROUP BY workspace ORDER BY workspace"
+                for bins, (found, cells) in zip(BINS, store.select(Statement(sql, {})), strict=True):
+                    assert Counter({cell >> 32: cell & 0xFFFFFFFF for cell in cells}) == Counter(bins)
+                    assert list(found) == (list(whole(bins).bins) if bins else [0, 0, 0])
+
+
+def whole(bins: Sequence[int]) -> Sketch:
+    cells = b"".join(struct.pack("<hQ", *one) for one in Counter(bins).items())
+    count = len(set(bins))
+    head = bytes([count]) if count < 128 else bytes([count & 127 | 128, count >> 7])
+    return Sketch([], "00").merged(Sketch([], (head + cells).hex()))
 
 
 @pytest.mark.parametrize("done", [0, 1, 3])
