@@ -95,9 +95,8 @@ class Service:
         client = self._stack.enter_context(connect(self.redis_url))
         backlog, revocations = Backlog(client), Revocations(self.store)
         tokens = Tokens(settings.secret, settings.previous_secret, revocations)
-        retention = settings.retention
-        if self.role != "api":
-            self.store.keep(retention)
+        keep = self.store.kept if self.role == "api" else self.store.keep
+        retention = keep(settings.retention)
         self.ingest = Ingest(client, retention=retention)
         self.consumer = consumer = Consumer(
             client,

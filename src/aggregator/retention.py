@@ -4,11 +4,14 @@ Calls are removed by whole days, once they are all older than asked: so calls of
 quarter of an hour whose calls may be gone is sealed: its rollup is what is left, and computing it anew would lose
 what was in it. So a call that comes late for it is refused, from a while before it is sealed: what was accepted must
 be in the rollups by then.
+
+What was removed does not come back when the setting is raised or unset: the store remembers up to where it may be gone
+(`removed`, schema.sql), and such days stay sealed.
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from aggregator.errors import SettingsError
@@ -20,16 +23,20 @@ MOST_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days for which each table keeps its rows; None is for ever. Raises SettingsError when they do not fit."""
+    """Days for which each table keeps its rows; None is for ever. Raises SettingsError when they do not fit.
+
+    `removed` has for a table the moment (UTC microseconds) before which rows may have gone by rules from before these.
+    """
 
     raw: int | None = None
     quarter_hourly: int | None = None
     hourly: int | None = None
     daily: int | None = None
     monthly: int | None = None
+    removed: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        given = [(VARIABLES[one.name], getattr(self, one.name)) for one in fields(self)]
+        given = [(variable, getattr(self, name)) for name, variable in VARIABLES.items()]
         for (variable, days), least in zip(given, LEAST_DAYS, strict=True):
             if days is not None and not least <= days <= MOST_DAYS:
                 raise SettingsError(f"{variable} is {days}: must be {least} to {MOST_DAYS} days, or unset for ever")
@@ -54,8 +61,7 @@ class Retention:
 
     def removed_us(self, table: str, now_us: int) -> int:
         """Rows of the table from before this moment may have been removed; 0 when none ever are."""
-        days = self._days()[table]
-        return 0 if days is None else max(0, now_us - now_us % DAY_US - days * DAY_US)
+        return max(self.removed.get(table, 0), _removed_us(self._days()[table], now_us))
 
     def statements(self, engines: Mapping[str, str]) -> Iterator[str]:
         """What has each table remove what is asked, and no more; nothing where it does so already.
@@ -87,6 +93,20 @@ class Retention:
         }
 
 
+def removed_by_rules(engines: Mapping[str, str], now_us: int) -> dict[str, int]:
+    """For each table with a rule in force the moment before which that may have removed rows. `engines` as above."""
+    rules = {table: _RULE.search(engine) for table, engine in engines.items()}
+    return {
+        table: _removed_us(int(days[1]) - 1, now_us)
+        for table, rule in rules.items()
+        if rule and (days := _DAYS.search(rule[1]))
+    }
+
+
+def _removed_us(days: int | None, now_us: int) -> int:
+    return 0 if days is None else max(0, now_us - now_us % DAY_US - days * DAY_US)
+
+
 VARIABLES = {
     "raw": "AGGREGATOR_RETENTION_RAW",
     "quarter_hourly": "AGGREGATOR_RETENTION_15M",
@@ -100,3 +120,4 @@ LEAST_DAYS = (2, 2, 2, 33, 33)
 ENGINES = "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase()"
 
 _RULE = re.compile(r" TTL (.+?)(?: SETTINGS |$)")
+_DAYS = re.compile(r"toIntervalDay\((\d+)\)")

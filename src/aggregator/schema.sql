@@ -332,3 +332,13 @@ ttfb_bins = arrayMap(
 WHERE empty(duration_bins) SETTINGS mutations_sync = 2
 ;
 ALTER TABLE usage_1mo DROP COLUMN IF EXISTS durations, DROP COLUMN IF EXISTS ttfbs
+
+-- version 5: what retention removed
+-- removed: for a table, the moment before which its rows may have been removed by a rule that another one replaced; the
+--   latest counts. The rule in force is the table's own. Days before it stay sealed for ever (retention.py).
+CREATE TABLE IF NOT EXISTS removed (
+    name   LowCardinality(String),
+    before DateTime('UTC')
+)
+ENGINE = MergeTree
+ORDER BY name

@@ -9,8 +9,10 @@ import fcntl
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -27,7 +29,7 @@ from aggregator.errors import BusyError, RejectedError, StoreError
 from aggregator.formats import Format
 from aggregator.pipe import Pipe
 from aggregator.query import Statement
-from aggregator.retention import ENGINES, Retention
+from aggregator.retention import ENGINES, Retention, removed_by_rules
 from aggregator.rows import Rows
 from aggregator.settings import without_password
 from usage_meter.event import UsageEvent, concatenated, decode_rows
@@ -42,6 +44,7 @@ _SETTINGS = {
     "use_skip_indexes_if_final_exact_mode": 1,  # an index must not revive the row that a correction replaced
     "async_insert": 0,  # an insert that returned must be stored
 }
+CHANGING_US = 3_600_000_000  # rules in force take less to be replaced; calls of the next day are refused by then
 INSERT_SECONDS = 30  # a batch takes one or less; a rollup relies on that what was inserted is visible by then
 _INSERT_SETTINGS = _SETTINGS | {
     "max_execution_time": INSERT_SECONDS,
@@ -56,6 +59,8 @@ _STREAM_SETTINGS = {
 # Codes with which the engine refuses the rows themselves: they would be refused again. Everything else (a full disk,
 # no memory, no connection) may pass, and then the same rows are stored.
 _DATA_ERRORS = {6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 407}
+
+_REMOVED = Statement("SELECT name, toUnixTimestamp(max(before)) * 1000000 FROM removed GROUP BY name", {})
 
 
 class Store:
@@ -125,11 +130,32 @@ class Store:
         with self._client() as client:
             client.command(statement.sql, parameters=statement.parameters, settings=_SETTINGS | dict(settings))
 
-    def keep(self, retention: Retention) -> None:
-        """Have the tables remove what is older from now on; the engine does it by itself, within hours."""
-        engines = {str(name): str(engine) for name, engine in self.select(Statement(ENGINES, {}))}
-        for statement in retention.statements(engines):
-            self.execute(Statement(statement, {}), {})
+    def keep(self, retention: Retention) -> Retention:
+        """Have the tables remove what is older from now on; the engine does it by itself, within hours.
+
+        Returns what that leaves, as `kept`. What the rules before may have removed is remembered first.
+        """
+        changes = list(retention.statements(self._engines()))
+        if changes:
+            self._remember_removed()
+            for statement in changes:
+                self.execute(Statement(statement, {}), {})
+        return self.kept(retention)
+
+    def kept(self, retention: Retention) -> Retention:
+        """The same retention, with what rules that others set, or set before, may have removed."""
+        removed = removed_by_rules(self._engines(), time.time_ns() // 1000)
+        for table, moment in self.select(_REMOVED):
+            removed[str(table)] = max(int(moment), removed.get(str(table), 0))
+        return replace(retention, removed=removed)
+
+    def _remember_removed(self) -> None:
+        """Also what goes while the rules are being changed."""
+        moments = removed_by_rules(self._engines(), time.time_ns() // 1000 + CHANGING_US)
+        self.write("removed", ("name", "before"), [(table, moment // 1_000_000) for table, moment in moments.items()])
+
+    def _engines(self) -> dict[str, str]:
+        return {str(name): str(engine) for name, engine in self.select(Statement(ENGINES, {}))}
 
     def stream(self, statements: Iterable[Statement], format: Format) -> Iterator[bytes]:
         """What the engine writes for the statements, one behind the other: pieces, in flat memory.

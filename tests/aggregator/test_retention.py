@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 import pytest
 import redis
 
+from aggregator.dead_letters import DeadLetters
 from aggregator.errors import SettingsError
 from aggregator.query import Statement
 from aggregator.retention import ENGINES, Retention
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.store import CHANGING_US, Store
 from aggregator.tokens import OPERATOR
 from tests.aggregator.events import call, entry, events_in
 from tests.aggregator.service import TestedService
@@ -199,6 +200,61 @@ def test_a_call_for_a_sealed_day_is_refused_with_the_reason(own_store: Store, re
     assert 'usage_meter_events_refused_total{reason="sealed"} 1.0' in metrics
     assert 'usage_meter_posts_refused_total{reason="sealed"} 1.0' in metrics
     assert 'usage_meter_posts_refused_total{reason="invalid"} 0.0' in metrics
+
+
+@pytest.mark.parametrize("longer", [Retention(raw=90), Retention()], ids=["longer", "for ever"])
+def test_a_day_that_lost_its_calls_stays_sealed_when_more_is_kept(
+    tmp_path: Path, redis_client: "redis.Redis", longer: Retention
+) -> None:
+    asked: dict[str, Any] = {"start": f"{OLD:%Y-%m-%d}", "metric": "credits", "interval": "total"}
+    with Store(f"chdb://{tmp_path}") as store:
+        store.insert([call(OLD, credits=5), call(OLD, credits=7), call(NOW, credits=9)])
+        TestedService(store, redis_client).roll_up()
+        store.keep(Retention(raw=30))
+        store.select(Statement("OPTIMIZE TABLE events FINAL", {}))
+        store.keep(longer)
+    with Store(f"chdb://{tmp_path}") as store:
+        service = TestedService(store, redis_client, retention=store.keep(longer))
+        assert "events" not in rules(store) or longer.raw
+
+        redis_client.xadd(keys.events(0), entry(call(OLD, credits=2), call(TODAY - timedelta(days=29), credits=4)))
+        body = [{"id": "late", "time": OLD.isoformat(), "workspace": "acme"}]
+        answer = service.http.post("/v1/events", json=body, headers=service.headers(OPERATOR))
+        service.drain()
+        service.roll_up()
+
+        assert "is too late: days before " in answer.text
+        assert service.consumer.statistics.refused == {"sealed": 1}
+        assert service.get("/v1/usage", **asked)["series"][0]["total"] == 25, "a sealed day was computed anew"
+        dead = DeadLetters(redis_client, service.backlog)
+        for letter in dead.all():
+            dead.retry(letter, unseal=True)
+        service.drain()
+        service.roll_up()
+        assert service.get("/v1/usage", **asked)["series"][0]["total"] == 27
+        sealed = (datetime.now(UTC) + timedelta(hours=1)).date() - timedelta(days=30)  # a change may take an hour
+        assert service.get("/v1/requests", last="90d")["kept_since"] == f"{sealed}T00:00:00+00:00"
+
+
+def test_what_a_shorter_rule_removed_is_known_before_it_is_replaced(own_store: Store) -> None:
+    """An aggregator that only answers may be started with the new settings first."""
+    day_us, now_us = 86_400_000_000, time.time_ns() // 1000
+    today_us, changed_us = now_us - now_us % day_us, now_us + CHANGING_US
+    changed_us -= changed_us % day_us
+    own_store.keep(Retention(raw=30, quarter_hourly=60))
+
+    assert own_store.kept(Retention()).removed_us("usage_15m", now_us) == today_us - 60 * day_us
+    own_store.keep(Retention(raw=90))
+    shorter = own_store.keep(Retention(raw=10))
+
+    assert shorter.sealed_us(now_us) == today_us - 10 * day_us
+    longer = own_store.keep(Retention(raw=20))
+    assert longer.sealed_us(now_us) == changed_us - 10 * day_us
+    assert longer.sealed_us(now_us + 15 * day_us) == today_us - 5 * day_us, (
+        "a day later each day, once 20 days are over"
+    )
+    assert longer.removed_us("usage_15m", now_us) == changed_us - 60 * day_us
+    assert longer.removed_us("usage_1h", now_us) == 0
 
 
 def test_calls_are_refused_some_hours_before_their_day_is_sealed() -> None:

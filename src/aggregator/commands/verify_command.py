@@ -41,7 +41,7 @@ def verify(repair: Repair = False, store_url: StoreUrl = None, redis_url: RedisU
         settings = Settings.from_env(os.environ, store_url=store_url, redis_url=redis_url)
         with Store(settings.store_url) as store:
             freshness = Freshness(store)
-            removed_us = partial(settings.retention.removed_us, now_us=time.time_ns() // 1000)
+            removed_us = partial(store.kept(settings.retention).removed_us, now_us=time.time_ns() // 1000)
             sealed_us = removed_us("events")
             found = verification.Verification(store, freshness, sealed_us)
             differences = _all(found)
