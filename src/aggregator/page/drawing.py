@@ -170,4 +170,5 @@ def _draw(order: dict[str, Any]) -> bytes:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then closes our input
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # it was killed: there is nobody to tell
     serve(sys.stdin.buffer, sys.stdout.buffer)
