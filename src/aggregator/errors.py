@@ -28,6 +28,10 @@ class BusyError(StoreError):
     """Too much is going on at once; later it will work."""
 
 
+class TooLargeError(StoreError):
+    """A statement would take more memory than it may: again it would be no use, with less in it, it would."""
+
+
 class RejectedError(StoreError):
     """The store refuses these rows for what they hold: trying again is no use."""
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from aggregator.api import PrincipalOf
-from aggregator.errors import AggregatorError, BusyError, NotFoundError, QueryError, StoreError
+from aggregator.errors import AggregatorError, BusyError, NotFoundError, QueryError, StoreError, TooLargeError
 from aggregator.labels import Labels
 from aggregator.limits import Limits
 from aggregator.page import analytics_tab, controls, log_tab, usage_tab
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _STATUS_OF: tuple[tuple[type[AggregatorError], int, str], ...] = (
     (QueryError, 422, "This view cannot be shown"),
+    (TooLargeError, 422, "This view cannot be shown"),
     (TokenError, 401, "Please sign in"),
     (ForbiddenError, 403, "Not for this account"),
     (NotFoundError, 404, "Not found"),

@@ -25,7 +25,7 @@ from urllib3.exceptions import HTTPError
 from aggregator import schema
 from aggregator.block import COLUMNS, blocks_by_day
 from aggregator.download import Download
-from aggregator.errors import BusyError, RejectedError, StoreError
+from aggregator.errors import BusyError, RejectedError, StoreError, TooLargeError
 from aggregator.formats import Format
 from aggregator.pipe import Pipe
 from aggregator.query import Statement
@@ -35,6 +35,9 @@ from aggregator.settings import without_password
 from usage_meter.event import UsageEvent, concatenated, decode_rows
 
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
+
+QUESTION_BYTES = 2 * 1024**3
+"""Of memory, at most. Concurrency takes some 70 MB for each million calls that are read for it."""
 
 STREAMS = 8  # exports at once: each holds clients and a block of rows for as long as its reader takes
 
@@ -59,6 +62,7 @@ _STREAM_SETTINGS = {
 # Codes with which the engine refuses the rows themselves: they would be refused again. Everything else (a full disk,
 # no memory, no connection) may pass, and then the same rows are stored.
 _DATA_ERRORS = {6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 407}
+_NO_MEMORY = 241
 
 _REMOVED = Statement("SELECT name, toUnixTimestamp(max(before)) * 1000000 FROM removed GROUP BY name", {})
 
@@ -68,8 +72,10 @@ class Store:
 
     def __init__(self, url: str, sections: Sequence[schema.Section] | None = None) -> None:
         self._url = url
+        embedded = urlsplit(url).scheme == "chdb"
+        self._question_bytes = _question_bytes() if embedded else 0  # 0: a server has its own limit
         self._sections = schema.released() if sections is None else sections
-        self._lock = _lock(Path(urlsplit(url).path)) if urlsplit(url).scheme == "chdb" else None
+        self._lock = _lock(Path(urlsplit(url).path)) if embedded else None
         self._streams = threading.BoundedSemaphore(STREAMS)
         self._clients: queue.LifoQueue[Client | None] = queue.LifoQueue()
         try:
@@ -121,8 +127,9 @@ class Store:
             client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
 
     def select(self, statement: Statement) -> list[Sequence[Any]]:
+        """Raises TooLargeError when that takes more memory than a question may."""
         with self._client() as client:
-            settings = _SETTINGS | {"max_threads": self._threads()}
+            settings = _SETTINGS | {"max_threads": self._threads(), "max_memory_usage": self._question_bytes}
             return list(client.query(statement.sql, parameters=statement.parameters, settings=settings).result_rows)
 
     def execute(self, statement: Statement, settings: Mapping[str, int]) -> None:
@@ -204,6 +211,8 @@ class Store:
             yield client
             kept = client
         except (ClickHouseError, OSError) as error:  # the embedded engine is given its rows in a temporary file
+            if getattr(error, "code", None) == _NO_MEMORY:
+                raise TooLargeError("this takes more memory than a question may: ask for a shorter range") from error
             raise StoreError(_first_line(error)) from error
         finally:
             if client and not kept:
@@ -238,6 +247,11 @@ def _connect(url: str) -> Client:
         database=parts.path.strip("/") or "default",
         autogenerate_session_id=False,
     )
+
+
+def _question_bytes() -> int:
+    """All questions at once may take half of the machine's memory; the rest is for what is stored meanwhile."""
+    return min(QUESTION_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (2 * CLIENTS))
 
 
 def _lock(directory: Path) -> IO[str]:

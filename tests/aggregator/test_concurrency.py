@@ -102,3 +102,19 @@ def test_the_peak_of_all_others_together_is_not_made_of_their_peaks(service: Tes
     assert found["concurrency", "v0"] == 1
     assert found["concurrency", "__other__"] is None
     assert found["concurrency_average", "__other__"] == pytest.approx(2 * found["concurrency_average", "v0"])
+
+
+def test_a_question_that_takes_too_much_memory_is_refused_and_the_next_one_answered(
+    service: TestedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.store.insert([call(NOON + timedelta(milliseconds=i), user=f"user-{i}") for i in range(20_000)])
+    day = f"{NOON:%Y-%m-%d}"
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store, "_question_bytes", 3_000_000)
+        asked = {"metric": "concurrency", "breakdown": "user", "start": day, "end": day}
+        refused = service.http.get("/v1/usage", params=asked)
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"][0]["loc"] == ["query", "start"]
+    assert "takes more memory than a question may: ask for a shorter range" in refused.text
+    assert service.get("/v1/usage", metric="requests", start=day, end=day)["series"][0]["total"] == 20_000

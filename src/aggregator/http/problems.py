@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from aggregator.errors import BusyError, NotFoundError, QueryError, StoreError
+from aggregator.errors import BusyError, NotFoundError, Problem, QueryError, StoreError, TooLargeError
 from aggregator.formats import FORMATS
 from aggregator.http.body import BodyTooLargeError, BrokenBodyError, UnsupportedBodyError
 from aggregator.tokens import ForbiddenError, TokenError, TooManyFailuresError
@@ -32,6 +32,10 @@ def add_error_handlers(app: FastAPI) -> None:
             for one in error.problems
         ]
         return JSONResponse({"detail": detail}, 422)
+
+    @app.exception_handler(TooLargeError)
+    def _too_much(request: Request, error: TooLargeError) -> JSONResponse:
+        return _malformed(request, QueryError([Problem("start", str(error))]))
 
     @app.exception_handler(TokenError)
     def _unknown(request: Request, error: TokenError) -> JSONResponse:
