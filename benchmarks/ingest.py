@@ -6,6 +6,7 @@ Each round runs everything once, one after the other, on one Redis and one embed
 round, since whatever else the machine does only ever slows things down. Trust the ratios. The limit is the engine
 loading the same rows into the same table out of blocks that it has written itself: no Python looks at them. Memory is
 the service's own, a process started as a user does: after its start, and at its highest while it drains a backlog.
+The rollups' pace is that of `benchmarks.rollups`.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from aggregator.formats import Format
 from aggregator.query import Statement
 from aggregator.rows import Rows
 from aggregator.store import Store
+from benchmarks import rollups
 from benchmarks.recorder import calls
 from tests.conftest import RedisServer, wait_until
 from tests.processes import serving
@@ -206,6 +208,8 @@ def main() -> None:
         with Store(f"chdb://{directory / 'data'}") as store:
             bench = Bench(server, store, entries)
             rounds = [list(bench.results()) for _ in range(options.rounds)]
+            say("rollups")
+            rolled = list(rollups.paces(store, options.events, options.rounds))
         idle, draining = memory(server, directory / "service", entries)
     finally:
         server.kill()
@@ -216,6 +220,7 @@ def main() -> None:
     print(f"\nmemory of the service: {idle} MB idle, at most {draining} MB while it drains {BACKLOG_EVENTS:,} events")
     print(f"bar: {ours:,.0f} of at least {BAR_EVENTS:,} events/s", end=", ")
     print(f"{ours / limit:.2f} of at least {BAR_RATIO} of the limit, {idle} of at most {BAR_MEGABYTES} MB idle")
+    print("\n".join(map(str, rolled)))
 
 
 if __name__ == "__main__":
