@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpx
@@ -278,7 +278,8 @@ def test_large_answers_are_compressed_and_small_ones_are_not(service: TestedServ
     assert "content-encoding" not in plain.headers
     assert (gzipped.headers["content-encoding"], gzipped.content) == ("gzip", plain.content)
     assert "content-encoding" not in small.headers
-    assert "content-encoding" not in ask(service, f"/v1/requests.parquet?{DAY}", accept_encoding="gzip").headers
+    packed = ask(service, f"/v1/requests.parquet?{urlencode(DAY)}", accept_encoding="gzip")
+    assert (packed.status_code, packed.headers.get("content-encoding")) == (200, None)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
@@ -294,6 +295,7 @@ def test_what_is_encoded_is_the_same_again(coding: str) -> None:
 
 def breaking(reader: Reader, *_: Any) -> Iterator[bytes]:
     yield b"time,id\r\n" + b"2026-03-10,1\r\n" * 10_000
+    yield b""
     raise StoreError("the disk is full")
 
 
@@ -312,12 +314,13 @@ def test_a_failure_in_the_middle_breaks_the_connection(
     assert not raw.endswith(b"0\r\n\r\n")  # the last chunk of a body that is whole
 
 
-def test_a_failure_before_the_first_piece_is_a_clean_error(
-    service: TestedService, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("made", [0, 1])
+def test_a_failure_up_to_the_second_piece_is_a_clean_error(
+    service: TestedService, monkeypatch: pytest.MonkeyPatch, made: int
 ) -> None:
     def failing(*_: Any) -> Iterator[bytes]:
+        yield from [b"time,id\r\n"] * made
         raise StoreError("the disk is full")
-        yield b""
 
     monkeypatch.setattr(Reader, "requests_file", failing)
 
@@ -325,6 +328,17 @@ def test_a_failure_before_the_first_piece_is_a_clean_error(
 
     assert (response.status_code, response.json()["detail"]["code"]) == (503, "store_unavailable")
     assert "attachment" not in response.headers.get("content-disposition", "")
+
+
+def test_a_file_of_a_single_piece_is_sent_at_once(service: TestedService) -> None:
+    """It says how long it is, which a stream cannot."""
+    service.store.insert([call(NOON, request_id="r1")])
+
+    for path in (f"/v1/requests.csv?{urlencode(DAY)}", f"/v1/usage.csv?{urlencode(DAY)}"):
+        response = ask(service, path, accept_encoding="identity")
+
+        assert int(response.headers["content-length"]) == len(response.content) > 0
+        assert "attachment" in response.headers["content-disposition"]
 
 
 def _raw(address: str, path: str, headers: dict[str, str]) -> bytes:

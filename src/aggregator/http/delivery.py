@@ -1,13 +1,14 @@
 """How an answer leaves: as the kind of file that was asked for, compressed where that helps, with what may be kept of
 it, and streamed without a cap.
 
-The first piece of a stream is made before the headers go out, so that a failure up to there is a clean error. One
-behind that breaks the connection: whoever reads must not take a part for the whole. (That shows in HTTP/1.1 and 2; a
-proxy in front has to speak 1.1 to the service.)
+The first two pieces of a stream are made before the headers go out: a failure up to there is a clean error, and what
+has a single piece needs no stream, whose every step would wait for a thread when many ask at once. A failure behind
+that breaks the connection: whoever reads must not take a part for the whole. (That shows in HTTP/1.1 and 2; a proxy in
+front has to speak 1.1 to the service.)
 """
 
 import asyncio
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import anyio
@@ -68,20 +69,19 @@ def deliver(request: Request, label: Label, content: bytes | Iterator[bytes]) ->
     if caching.still_holds(label.tag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=caching.headers(label.tag))
     pieces = iter([content]) if isinstance(content, bytes) else content
-    first = next(pieces, b"")
-    leaving, headers = _joined(first, pieces), label.headers()
+    first, second = next(pieces, b""), next(pieces, None)
+    leaving, headers = _joined([first, second or b""], pieces), label.headers()
     coding = None if label.media_type in _PACKED else encoding.coding(request.headers.get("accept-encoding", ""))
     if coding and len(first) >= encoding.MIN_BYTES:
         headers["Content-Encoding"] = coding
         leaving = encoding.encoded(leaving, coding)
-    if isinstance(content, bytes):
+    if second is None:
         return Response(b"".join(leaving), headers=headers, media_type=label.media_type)
     return Stream(leaving, headers, label.media_type)
 
 
-def _joined(first: bytes, pieces: Iterator[bytes]) -> Generator[bytes]:
-    if first:
-        yield first
+def _joined(begun: Iterable[bytes], pieces: Iterator[bytes]) -> Generator[bytes]:
+    yield from filter(None, begun)
     yield from pieces
 
 
