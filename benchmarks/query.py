@@ -49,7 +49,7 @@ CALLS = """INSERT INTO events (id, version, kind, started, duration_us, ttfb_us,
     api_key_hint, product, voice, model, region, source, method, route, path, status, outcome, error, request_bytes,
     response_bytes, credits, quantities, request_id, instance)
 SELECT toFixedString(unhex(leftPad(hex(number), 32, '0')), 16), 1, if(h[1] % 50 = 0, 'webhook', 'request'),
-    fromUnixTimestamp64Micro({start:Int64} + intDiv(number * {span:Int64}, {calls:Int64}), 'UTC'),
+    fromUnixTimestamp64Micro(toInt64({start:Int64} + number * {step:Int64}), 'UTC'),
     toInt64(exp(11 + 4 * u[1] * u[1]) + h[2] % 1000) AS duration, if(h[3] % 10 = 0, NULL, intDiv(duration, 3)),
     concat('w', toString(floor(200 * pow(u[2], 4.16)))) AS space,
     concat(space, '-u', toString(floor(300 * pow(u[3], 3)) AS someone)), [concat('g', toString(someone % 8))],
@@ -183,9 +183,9 @@ class OnlyCalls:
 
 def fill(store: Store, calls: int) -> None:
     for first in range(0, calls, CHUNK):
-        numbers = {"first": first, "count": min(CHUNK, calls - first), "calls": calls}
-        span = {"start": to_us(START), "span": to_us(END) - to_us(START)}
-        store.execute(Statement(CALLS, {**numbers, **span}), {})
+        numbers = {"first": first, "count": min(CHUNK, calls - first)}
+        times = {"start": to_us(START), "step": (to_us(END) - to_us(START)) // calls}
+        store.execute(Statement(CALLS, {**numbers, **times}), {})
 
 
 def duck_of(store: Store, directory: Path) -> duckdb.DuckDBPyConnection:

@@ -64,9 +64,9 @@ def paces(store: Store, calls: int, rounds: int) -> Iterator[Pace]:
 def _measured(store: Store, density: Density, calls: int) -> Pace:
     for table in TABLES:
         store.select(Statement(f"TRUNCATE TABLE {table}", {}))
-    span = {"start": to_us(START), "span": round(calls / density.calls_per_second * 1_000_000), "calls": calls}
+    times = {"start": to_us(START), "step": round(1_000_000 / density.calls_per_second)}
     for first in range(0, calls, CHUNK):
-        store.execute(Statement(CALLS, {**span, "first": first, "count": min(CHUNK, calls - first)}), {})
+        store.execute(Statement(CALLS, {**times, "first": first, "count": min(CHUNK, calls - first)}), {})
     rollup = Rollup(store, Freshness(store), margin_seconds=0)
     began, cpu = time.perf_counter(), time.process_time()
     while rollup.step():
