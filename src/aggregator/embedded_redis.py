@@ -103,10 +103,11 @@ class EmbeddedRedis:
             return 0
 
     def _is_ours(self) -> bool:
-        """Whether a server on our port answers and keeps its files in our directory."""
+        """Whether a server on our port answers and keeps its files in our directory, which it has read by now."""
         with self._client() as client:
             try:
                 answer = client.config_get("dir")
+                client.ping()  # refused while it reads
             except redis.RedisError:
                 return False
         return bool(answer) and Path(str(answer.get("dir", ""))) == self._directory

@@ -80,6 +80,15 @@ def test_what_it_wrote_is_there_after_a_kill(directory: Path) -> None:
         assert client.xlen("stream") == 1
 
 
+def test_it_answers_only_once_it_has_read_its_file(directory: Path) -> None:
+    fill = "for i = 1, 500000 do redis.call('SET', i, i) end"
+    with EmbeddedRedis(directory) as server, redis.Redis.from_url(server.url) as client:
+        client.eval(fill, 0)
+
+    with EmbeddedRedis(directory) as server, redis.Redis.from_url(server.url) as client:
+        assert client.dbsize() == 500_000
+
+
 def test_one_that_outlived_a_killed_aggregator_is_taken_over_and_then_stopped(directory: Path) -> None:
     killed = in_another_process(directory)
     assert killed.stdout
