@@ -214,7 +214,7 @@ def test_character_stats_by_every_breakdown_and_metric(filled: Served, breakdown
 
     for metric, name in METRICS.items():
         arguments: dict[str, Any] = {"include_workspace_metrics": True, "breakdown_type": breakdown, "metric": metric}
-        answer = filled.sdk(ADMIN).usage.get(**WEEK, **arguments)
+        answer = filled.ask(ADMIN, lambda sdk, more=arguments: sdk.usage.get(**WEEK, **more))  # type: ignore[misc]
 
         question = Question(
             us(START), us(END_OF_WEEK), metrics=(name,), breakdown=dimensions, conditions=(ACME,), top=99
