@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,24 @@ from tests.conftest import free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
 COMMAND = str(Path(sys.executable).parent / "usage-meter")
+
+
+@contextmanager
+def repeatedly(act: Callable[[], object], pause: float) -> Iterator[None]:
+    """Does it again and again in a thread of its own, so many seconds apart, for as long as the block lasts."""
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.wait(pause):
+            act()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @dataclass

@@ -73,9 +73,9 @@ def _sum(name: str, calls: str, *reads: str) -> Component:
 def _sketch(name: str, micros: str) -> Component:
     """How many calls fell into each bin of a logarithmic scale: any quantile of it is within RELATIVE_ERROR.
 
-    A rollup keeps it as plain numbers, `bin * 2^32 + calls`, rising: a row that stands for a call or two costs a third
-    of what a state of the engine's costs to write and to merge. A question merges them in the engine's state of exact
-    weights: a fifth of the cost of its own sketch (quantilesDD), and without any loss.
+    A rollup keeps it as plain numbers, `bin * 2^32 + calls`, rising: where a row stands for a call or two, that costs
+    less than half of what a state of the engine's costs to merge, and less to write. A question merges them in the
+    engine's state of exact weights: a fifth of the cost of its own sketch (quantilesDD), and without any loss.
     """
     bin = f"toInt16(if({micros} <= 0, {EMPTY_BIN}, ceil(log(greatest({micros}, 1)) / {math.log(GAMMA)})))"
     quantiles, one = "quantilesExactWeighted", f"bitShiftLeft(toInt64({bin}), 32) + 1"

@@ -242,7 +242,7 @@ ORDER BY (workspace, started, id, version)
 -- version 4: sketches as plain numbers
 -- duration_bins, ttfb_bins: calls by bins of a logarithmic scale, any quantile of which is within 1 % (measures.py), as
 --   bin * 2^32 + calls, rising. They take the place of durations and ttfbs, the engine's own states of the same, which
---   cost three times as much to write and to merge where a row stands for a call or two. Such a state is the number
+--   cost more than twice as much to merge, and more to write, where a row stands for a call or two. Such a state is the number
 --   of its cells, in one byte or two, and ten bytes for each: a bin and its calls. A store that was left after the old
 --   columns were dropped gets them again, empty, and loses them again.
 ALTER TABLE usage_15m

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 QUANTILES = (0.5, 0.95, 0.99)
-_CELL = Struct("<hQ")  # a bin, and how many calls fell into it: as the engine keeps such states on disk, too
+_CELL = Struct("<hQ")  # a bin, and how many calls fell into it, as the engine writes its states
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,7 +19,7 @@ import redis
 from aggregator.buckets import HOUR_US
 from tests.aggregator.events import NOON, call, entry, us
 from tests.conftest import RedisServer, wait_until
-from tests.processes import ServiceProcess, serving
+from tests.processes import ServiceProcess, repeatedly, serving
 from usage_meter import Meter, keys
 from usage_meter.event import MICRO, UsageEvent
 
@@ -65,6 +63,8 @@ class Apps:
         self.allowed = round(self._extent.events * part)
 
     def send(self) -> None:
+        if self.sent >= self.allowed:
+            return
         new = [self._event() for _ in range(min(self._random.randint(1, 1000), self.allowed - self.sent))]
         events = new + self._again
         self._random.shuffle(events)
@@ -80,24 +80,6 @@ class Apps:
         day = self.sent / self._extent.events * 2 + self._random.uniform(0, 1) - (self._random.random() < LATE)
         moment = NOON + timedelta(days=day)
         return call(moment, voice=self._random.choice("abcdef"), credits_micro=self._random.randrange(10**9))
-
-
-@contextmanager
-def sending(apps: Apps) -> Iterator[None]:
-    stop = threading.Event()
-
-    def go_on() -> None:
-        while not stop.wait(0.01):
-            if apps.sent < apps.allowed:
-                apps.send()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def by_hour_and_voice(service: ServiceProcess, metric: str) -> dict[tuple[int, str], Decimal]:
@@ -129,7 +111,7 @@ def test_totals_are_exact_after_kills_at_random_moments(
 ) -> None:
     extent = MILLION if request.config.getoption("--million") else SMALL
     apps, chance = Apps(redis_client, extent, seed=4), random.Random(4)
-    with sending(apps):
+    with repeatedly(apps.send, 0.01):
         for life in range(extent.kills):
             apps.allow((life + 0.5) / (extent.kills + 1))  # while nobody takes it
             with serving(tmp_path / "data", redis_url=redis_server.url) as service:

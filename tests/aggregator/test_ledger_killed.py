@@ -2,8 +2,6 @@
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from aggregator.dead_letters import DeadLetters
 from aggregator.ledger import Ledger
 from tests.aggregator.events import NOON, call, entry
 from tests.conftest import RedisServer, wait_until
-from tests.processes import serving
+from tests.processes import repeatedly, serving
 from tests.test_commands import run
 from usage_meter import keys
 
@@ -59,30 +57,13 @@ class Sender:
             self.events += letter.events or 0
 
 
-@contextmanager
-def sending(sender: Sender) -> Iterator[None]:
-    stop = threading.Event()
-
-    def go_on() -> None:
-        while not stop.wait(0.003):
-            sender.send()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_the_books_balance_after_kills_at_random_moments(
     redis_server: RedisServer, redis_client: "redis.Redis", tmp_path: Path
 ) -> None:
     sender, chance, ledger = Sender(redis_client, seed=7), random.Random(7), Ledger(redis_client)
     directory = tmp_path / "data"
     for _ in range(LIVES):
-        with sending(sender), serving(directory, redis_url=redis_server.url) as service:
+        with repeatedly(sender.send, 0.003), serving(directory, redis_url=redis_server.url) as service:
             before = _settled(ledger)
             wait_until(lambda: _settled(ledger) > before, "it settles again", 30)  # noqa: B023
             threading.Event().wait(chance.uniform(0, LONGEST_LIFE))
