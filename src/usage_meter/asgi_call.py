@@ -46,7 +46,7 @@ class ASGICall(Call):
                 headers[name] = value
         identity = door.meter.callers.by_key(headers.get(b"xi-api-key") or _other_key(headers))
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        super().__init__(door.meter, method, scope["path"], identity)
+        Call.__init__(self, door.meter, method, scope["path"], identity)  # `super()` is an object more per call
         if b"x-request-id" in headers or b"traceparent" in headers:
             self.trace(
                 headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")

@@ -21,9 +21,9 @@ from uuid import UUID
 
 import msgspec
 
-from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, Identity, clean, sent_key
+from usage_meter.caller import TEXT_LENGTH, Caller, Callers, Identify, Identity, clean
 from usage_meter.cardinality import OTHER
-from usage_meter.event import Outcome, UsageEvent, id_text, new_id, outcome_of, to_micro
+from usage_meter.event import Outcome, UsageEvent, new_id, outcome_of, to_micro
 
 T = TypeVar("T")
 
@@ -170,8 +170,6 @@ class Call:
         try:
             if not event.route:
                 event.route = self.framework_route()
-            if not event.request_id:
-                event.request_id = id_text(event.id)
             if self.outcome is not None or event.status >= 400:  # else it is `ok`, as every event begins
                 self._conclude(event)
             if self.meter.observer is not None:
@@ -213,12 +211,13 @@ class Call:
             self.event.trace_id = clean(traceparent[3:35], TEXT_LENGTH)
 
     def read_headers(self, environ: Mapping[str, Any]) -> None:
-        """Takes what a WSGI environ says of the caller and the request: by these headers alone, and no other."""
-        key = sent_key(environ.get("HTTP_XI_API_KEY"), environ.get("HTTP_X_API_KEY"), environ.get("HTTP_AUTHORIZATION"))
-        self.called_by(self.meter.callers.by_key(key))
-        self.trace(environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT"))
-        length = environ.get("CONTENT_LENGTH") or ""
-        self.event.request_bytes = int(length) if length.isdecimal() else 0
+        """Takes what a WSGI environ says of the request: by these headers alone, and no other."""
+        request_id, traceparent = environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT")
+        if request_id or traceparent:
+            self.trace(request_id, traceparent)
+        length = environ.get("CONTENT_LENGTH")
+        if length and length.isdecimal():
+            self.event.request_bytes = int(length)
 
     def ask(self, identify: Identify, source: object) -> None:
         """Asks the app who calls. When it does not know (None), or fails, the key alone says it."""

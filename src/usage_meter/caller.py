@@ -7,7 +7,7 @@ recognises it. Only three headers are ever read for a key; `Authorization` of an
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -59,15 +59,12 @@ def hash_key(secret: bytes, api_key: str) -> tuple[str, str]:
     return digest[:HASH_CHARACTERS], hint
 
 
-def sent_key(xi_api_key: str | None, x_api_key: str | None, authorization: str | None) -> str:
-    """The API key that a request's headers carry; empty when none of them does."""
-    if xi_api_key:
-        return xi_api_key.strip()
-    if x_api_key:
-        return x_api_key.strip()
-    if authorization and authorization[:7].lower() == "bearer ":
-        return authorization[7:].strip()
-    return ""
+def sent_key(environ: Mapping[str, Any]) -> str:
+    """The API key that the headers of a WSGI request carry; empty when none of them does."""
+    key: str | None = environ.get("HTTP_XI_API_KEY") or environ.get("HTTP_X_API_KEY")
+    if not key and (authorization := environ.get("HTTP_AUTHORIZATION")) and authorization[:7].lower() == "bearer ":
+        key = authorization[7:]
+    return key or ""
 
 
 class Callers:

@@ -26,7 +26,7 @@ from django.urls import Resolver404, get_script_prefix, resolve
 
 from usage_meter.body import BodyCall, Chunks, LaterChunks
 from usage_meter.call import CLIENT_CLOSED, Metered
-from usage_meter.caller import TEXT_LENGTH, clean
+from usage_meter.caller import TEXT_LENGTH, clean, sent_key
 from usage_meter.current import current
 from usage_meter.meter import Meter
 from usage_meter.route import UNMATCHED, braces
@@ -125,7 +125,8 @@ class DjangoCall(BodyCall):
     """One request, from the first middleware on to the last chunk of its response."""
 
     def __init__(self, door: UsageMeterMiddleware, request: HttpRequest) -> None:
-        super().__init__(door.meter, request.method or "", request.path, door.meter.callers.anonymous)
+        identity = door.meter.callers.by_key(sent_key(request.META))
+        super().__init__(door.meter, request.method or "", request.path, identity)
         self.request = request
         self.read_headers(request.META)
 

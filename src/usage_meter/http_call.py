@@ -56,36 +56,32 @@ class HTTPCall(ASGICall):
             last = False
             self.meter.recorder.failed("asgi", error)
         if last:
-            await self._send_last(message)
-            return
+            if self.event.duration_us > PATIENCE_US:
+                await self._look()
+            if self.disconnected:
+                self.outcome = "disconnected"
+            self.finish(self.event.duration_us)
+            # With its last bytes a server sets its timer for the connection, and that keeps this context until the
+            # next request: with the call in it, a few connections would keep the garbage collector busy.
+            current.set(self.outer)
         try:
             await self._send(message)
         except (OSError, asyncio.CancelledError):
-            self.disconnected = self.disconnected or not self.finished
-            raise
-
-    async def _send_last(self, message: Message) -> None:
-        """Recorded first, and corrected when the client turns out to be gone, or slow."""
-        if self.event.duration_us > PATIENCE_US:
-            await self._look()
-        if self.disconnected:
-            self.outcome = "disconnected"
-        self.finish(self.event.duration_us)
-        # With its last bytes a server sets its timer for the connection, and that keeps this context until the next
-        # request: with the call in it, a few connections would keep the garbage collector busy.
-        current.set(self.outer)
-        try:
-            await self._send(message)
-        except (OSError, asyncio.CancelledError):  # recorded in good faith, but the client is gone
-            self.outcome = "disconnected"
-            self.record()
+            self._client_gone(last)
             raise
         finally:
-            current.set(self)  # a background task may still add to it
-        sent_us = self.elapsed_us()
-        if sent_us - self.event.duration_us > SLOW_SEND_US:
+            if last:
+                current.set(self)  # a background task may still add to it
+        if last and (sent_us := self.elapsed_us()) - self.event.duration_us > SLOW_SEND_US:
             self.event.duration_us = sent_us
             self.record()
+
+    def _client_gone(self, last: bool) -> None:
+        if last:  # recorded in good faith
+            self.outcome = "disconnected"
+            self.record()
+        elif not self.finished:
+            self.disconnected = True
 
     def _note_sent(self, message: Message) -> bool:
         """Whether this is the last of the response's body."""

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter, deque
 from itertools import islice
-from operator import attrgetter
 
 from usage_meter import keys
 from usage_meter.event import UsageEvent
@@ -27,8 +26,6 @@ Combination = tuple[int, str, str, str, str, str]  # hour since 1970, workspace,
 Sums = dict[Combination, list[int]]  # as keys.LIVE_METRICS
 Increase = dict[str, list[int | str]]  # sorted set → its lifetime in seconds, then member, increment, member, …
 
-_facts = attrgetter("kind", "version", "credits_micro", "workspace", *keys.LIVE_DIMENSIONS)
-
 
 class Tally:
     """`add` is called under the `lock` it was made with; the rest is for the sending thread."""
@@ -44,13 +41,16 @@ class Tally:
 
     def add(self, event: UsageEvent, replaces: UsageEvent | None = None) -> None:
         """Note a call. A correction (version above 1) adds what it changes, and nothing when that is not known."""
-        if replaces is None and self._hour_us <= event.started_us < self._hour_us + HOUR_US:
-            self._calls.append(_facts(event))
-        elif replaces is None:
-            self._others.append((event.started_us, _facts(event), event.credits_micro, 1))
+        said = event if replaces is None else replaces
+        # Written out, in the order of LIVE_DIMENSIONS: that takes a third of what `attrgetter` does.
+        facts = (said.kind, said.version, said.credits_micro, said.workspace,
+                 said.api_key, said.user, said.voice, said.product)  # fmt: skip
+        if replaces is not None:
+            self._others.append((event.started_us, facts, event.credits_micro - replaces.credits_micro, 0))
+        elif self._hour_us <= event.started_us < self._hour_us + HOUR_US:
+            self._calls.append(facts)
         else:
-            change = event.credits_micro - replaces.credits_micro
-            self._others.append((event.started_us, _facts(replaces), change, 0))
+            self._others.append((event.started_us, facts, event.credits_micro, 1))
 
     def count(self) -> None:
         """Sum up what was noted."""

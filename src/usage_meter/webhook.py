@@ -95,7 +95,7 @@ class Webhook:
         """The next attempt, without entering it: whoever begins it says how it `ended`."""
         attempt = Attempt(self._meter, self._method, self._address, self._identity)
         attempt.fill({**self._facts, "attempt": str(self._next)})
-        self._facts["request_id"] = _request_id(attempt)  # the same for all attempts
+        attempt.event.request_id = self._facts["request_id"] = _request_id(attempt)  # the same for all attempts
         self._next = self._next + 1 if isinstance(self._next, int) else 1
         return attempt
 

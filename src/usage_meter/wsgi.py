@@ -14,7 +14,7 @@ from typing import Any
 
 from usage_meter.body import BodyCall, Chunks, SizedChunks
 from usage_meter.call import Call, Metered
-from usage_meter.caller import TEXT_LENGTH, clean
+from usage_meter.caller import TEXT_LENGTH, clean, sent_key
 from usage_meter.current import current
 from usage_meter.framework import listen
 from usage_meter.route import route_of_environ
@@ -74,7 +74,8 @@ class WSGICall(BodyCall):
     def __init__(self, door: UsageMeterMiddleware, environ: Environ, start_response: StartResponse) -> None:
         self.script_name: str = environ.get("SCRIPT_NAME", "")
         path = _decoded(self.script_name + environ.get("PATH_INFO", ""))
-        super().__init__(door.meter, environ["REQUEST_METHOD"], path, door.meter.callers.anonymous)
+        identity = door.meter.callers.by_key(sent_key(environ))
+        super().__init__(door.meter, environ["REQUEST_METHOD"], path, identity)
         self.door = door
         self.environ = environ
         self._start_response = start_response

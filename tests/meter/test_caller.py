@@ -29,9 +29,12 @@ def callers() -> Callers:
     ],
 )
 def test_the_key_is_read_from_three_headers_and_no_other_scheme(
-    xi_api_key: str | None, x_api_key: str | None, authorization: str | None, key: str
+    callers: Callers, xi_api_key: str | None, x_api_key: str | None, authorization: str | None, key: str
 ) -> None:
-    assert sent_key(xi_api_key, x_api_key, authorization) == key
+    environ = {"HTTP_XI_API_KEY": xi_api_key, "HTTP_X_API_KEY": x_api_key, "HTTP_AUTHORIZATION": authorization}
+
+    assert sent_key(environ).strip() == key  # `Callers` takes the blanks off
+    assert bool(callers.by_key(sent_key(environ)).api_key) == bool(key)
 
 
 def test_a_key_is_kept_as_a_keyed_hash_and_its_last_four_characters(callers: Callers) -> None:

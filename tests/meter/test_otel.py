@@ -17,7 +17,7 @@ from tests.meter.fakes import ListMeter, known
 from usage_meter import Caller, usage
 from usage_meter.asgi import UsageMeterMiddleware
 from usage_meter.asgi_call import App, Message, Receive, Scope, Send
-from usage_meter.event import UsageEvent
+from usage_meter.event import UsageEvent, id_text
 from usage_meter.otel import instrument
 from usage_meter.webhook import Webhook
 from usage_meter.wsgi import UsageMeterMiddleware as WSGIMiddleware
@@ -135,7 +135,7 @@ async def test_each_event_and_its_server_span_find_each_other(order: str, teleme
             "usage.voice": "en-us",
             "usage.outcome": "ok",
             "usage.credits": 1.5,
-            "usage.event_id": event.request_id,
+            "usage.event_id": id_text(event.id),
             "usage.quantity.characters": event.response_bytes / 10,
             "usage.attribute.tier": "gold",
         }
