@@ -1,10 +1,11 @@
 """The demo's past: real events, each once, however often the demo is started."""
 
+import socket
 from datetime import UTC, date, datetime, timedelta
 
 import redis
 
-from aggregator.demo import load_days, missing_days
+from aggregator.demo import is_listening, load_days, missing_days
 from aggregator.query import Statement
 from aggregator.retention import Retention
 from aggregator.store import Store
@@ -52,3 +53,15 @@ def test_days_that_are_sealed_are_left_out(store: Store) -> None:
     days = missing_days(store, noon, Retention(raw=9))
 
     assert days == [noon.date() - timedelta(days=ago) for ago in range(9, -1, -1)]
+
+
+def test_its_api_is_awaited_without_a_call_that_it_would_count() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        url = f"http://127.0.0.1:{api.getsockname()[1]}"
+
+        assert is_listening(url)
+
+        connection, _ = api.accept()
+        with connection:
+            assert connection.recv(1) == b"", "nothing was asked"
+    assert not is_listening(url)

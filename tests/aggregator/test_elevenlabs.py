@@ -19,7 +19,9 @@ from elevenlabs.workspace.usage.types import (
     BodyGetWorkspaceUsageV1WorkspaceAnalyticsQueryUsageByProductOverTimePostGroupByItem as GroupBy,
 )
 
-from aggregator.query import Statement
+from aggregator.buckets import from_us, to_us
+from aggregator.elevenlabs.accounts import known_query
+from aggregator.query import Audience, Statement
 from aggregator.store import Store
 from aggregator.tokens import Principal
 from tests.aggregator import oracle
@@ -932,3 +934,19 @@ def test_groups_and_members_are_those_who_have_called(empty: Served) -> None:
     assert {id: one.members for id, one in hers.items()} == {"staff": ["alice"], "beta": ["alice"]}
     missing = empty.refusal(ADMIN, lambda sdk: sdk.workspace.groups.search(name=""))
     assert missing.body["detail"][0]["loc"] == ["query", "name"]
+
+
+@pytest.mark.parametrize(
+    ("now", "start"),
+    [
+        (datetime(2026, 3, 10, 12, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)),
+        (datetime(2026, 3, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)),
+        (datetime(2025, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)),  # a leap year ago: 366 days
+        (datetime(1970, 2, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_who_has_called_is_asked_by_whole_months(now: datetime, start: datetime) -> None:
+    query = known_query(Audience("acme"), to_us(now), "user")
+
+    assert from_us(query.start_us) == start
+    assert query.end_us == to_us(now) + 1, "a call of this very moment is one"

@@ -18,7 +18,7 @@ from aggregator.query import OTHER, Audience, Series, UsageAnswer, UsageQuery
 from aggregator.tokens import Principal
 from usage_meter.event import MAX_TIME_US
 
-KNOWN_DAYS = 365  # back: who has not called for a year is not listed
+KNOWN_DAYS = 365  # back, and on to that month's first: who has not called for a year is not listed
 UNLIMITED = 2**53 - 1  # the greatest whole number that every JSON reader keeps: `limit - used` stays right
 _REQUESTS = (Filter("kind", ("request",)),)
 
@@ -33,8 +33,11 @@ def month_query(audience: Audience, now_us: int, *breakdown: str) -> UsageQuery:
 
 
 def known_query(audience: Audience, now_us: int, *breakdown: str) -> UsageQuery:
-    """Who has called: the MAX_TOP with most calls of the last KNOWN_DAYS."""
-    start_us = max(0, floor_us(now_us, "day", UTC) - KNOWN_DAYS * DAY_SECONDS * 1_000_000)
+    """Who has called: the MAX_TOP with most calls of the last KNOWN_DAYS.
+
+    From the first of a month (UTC) on: a dozen rollups by month, where days before the first would be read one by one.
+    """
+    start_us = floor_us(max(0, now_us - KNOWN_DAYS * DAY_SECONDS * 1_000_000), "month", UTC)
     return UsageQuery(
         start_us, now_us + 1, UTC, interval="total", metrics=("requests",), breakdown=breakdown, filters=_REQUESTS,
         audience=audience, top=MAX_TOP,

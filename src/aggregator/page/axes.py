@@ -11,12 +11,10 @@ from typing import Any
 
 from aggregator.measures import unit
 from aggregator.page.ticks import ticks
-from aggregator.page.wording import INTERVAL_NAMES, metric_name
+from aggregator.page.wording import INTERVAL_NAMES, SECONDS_FROM_MS, metric_name
 from aggregator.query import Series, UsageAnswer
 
 Axis = dict[str, Any]
-
-_SECONDS_FROM_MS = 10_000  # on an axis that reaches this far, milliseconds would be all zeros
 
 
 def time_axis(answer: UsageAnswer, gap: float) -> Axis:
@@ -78,7 +76,7 @@ def number_format(metric: str, seconds: bool) -> str:
 
 def in_seconds(metric: str, series: Sequence[Series]) -> bool:
     values = (float(value) for one in series for value in one.values if value is not None)
-    return unit(metric) == "ms" and max(values, default=0) >= _SECONDS_FROM_MS
+    return unit(metric) == "ms" and max(values, default=0) >= SECONDS_FROM_MS
 
 
 def _powers(series: Sequence[Series]) -> list[float]:

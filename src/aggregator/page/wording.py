@@ -58,6 +58,7 @@ INTERVAL_NAMES: dict[Interval, str] = {
 
 DAY_US = 86_400_000_000
 _LAST_UNITS = {"m": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
+SECONDS_FROM_MS = 999.5  # everywhere: in a text, and on an axis that reaches this far
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -142,8 +143,10 @@ def _percent(fraction: float) -> str:
 
 
 def _milliseconds(value: float) -> str:
-    if value >= 10_000:
-        return f"{_decimals(value / 1000, 1)} s"
+    """Three digits from ten milliseconds on: `0.42 ms`, `132 ms`, `6.16 s`, `31.7 s`, `1,240 s`."""
+    if value >= SECONDS_FROM_MS:
+        seconds = value / 1000
+        return f"{_decimals(seconds, 2 if seconds < 9.995 else 1 if seconds < 99.95 else 0)} s"
     return f"{_decimals(value, 0 if value >= 10 else 2)} ms"
 
 
