@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,17 @@ class ServiceProcess:
 
 @contextmanager
 def serving(
-    directory: Path, *, redis_url: str = "embedded", settings: Mapping[str, str] | None = None
+    directory: Path | str,
+    *,
+    redis_url: str = "embedded",
+    settings: Mapping[str, str] | None = None,
+    role: str = "all",
+    log: Path | None = None,
 ) -> Iterator[ServiceProcess]:
-    """A running service on this directory; stopped at the end, unless the test has ended it already."""
-    service = _serve(directory, redis_url, settings or {})
+    """A running service on this directory, or this store's URL; stopped at the end, unless the test has ended it
+    already. What it logs goes to `log`."""
+    store_url = directory if isinstance(directory, str) else f"chdb://{directory}"
+    service = _serve(store_url, redis_url, settings or {}, role, log)
     try:
         yield service
     finally:
@@ -85,9 +92,11 @@ def serving(
             service.stop()
 
 
-def _serve(directory: Path, redis_url: str, settings: Mapping[str, str]) -> ServiceProcess:
-    command = [COMMAND, "serve", "--port", "0", "--store-url", f"chdb://{directory}", "--redis-url", redis_url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | settings)
+def _serve(store_url: str, redis_url: str, settings: Mapping[str, str], role: str, log: Path | None) -> ServiceProcess:
+    command = [COMMAND, "serve", "--port", "0", "--store-url", store_url, "--redis-url", redis_url, "--role", role]
+    with ExitStack() as stack:
+        errors = stack.enter_context(log.open("a")) if log else None
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | settings)
     lines: dict[str, str] = {}
     assert process.stdout
     for line in process.stdout:
@@ -95,7 +104,9 @@ def _serve(directory: Path, redis_url: str, settings: Mapping[str, str]) -> Serv
         lines[name] = value
         if name == "redis":
             break
-    service = ServiceProcess(process, lines.get("page", ""), lines.get("redis", ""))
+    service = ServiceProcess(
+        process, lines.get("page") or lines.get("metrics", "").removesuffix("metrics"), lines.get("redis", "")
+    )
     if not service.redis_url:
         pytest.fail(f"the service ended with {service.stop()} and said {lines}")
     wait_until(lambda: answers(service.page + "healthz"), "the service answers")

@@ -43,7 +43,7 @@ from aggregator.reader import Reader
 from aggregator.revocations import Revocations
 from aggregator.rollup import Rollup
 from aggregator.settings import EMBEDDED, Settings, without_password
-from aggregator.store import Store
+from aggregator.store import START_SECONDS, Store
 from aggregator.tokens import Failures, Tokens
 from usage_meter import keys
 
@@ -89,7 +89,7 @@ class Service:
 
     def _open(self) -> None:
         settings = self.settings
-        self.store = self._stack.enter_context(Store(settings.store_url))
+        self.store = self._stack.enter_context(Store(settings.store_url, patience=START_SECONDS))
         if settings.redis_url == EMBEDDED:
             self.redis_url = self._stack.enter_context(EmbeddedRedis(settings.directory / "redis")).url
         client = self._stack.enter_context(connect(self.redis_url))

@@ -9,9 +9,10 @@ import math
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from datetime import date, timedelta
+from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
 from aggregator.buckets import DAY_US, QUARTER_US
@@ -21,6 +22,7 @@ from aggregator.query import Statement
 
 _AHEAD_US = 2 * DAY_US  # beyond now: no call begins later than a day ahead, so what is later has no bucket to be in
 _AGAIN_US = 3_600_000_000  # pointers that old are read again: a slow run may publish a lower version late
+_RANGES = 200  # of days in one statement: a server takes a thousand bound values
 VERSION_BITS = 12  # of a version are random, below its microseconds: two aggregators never choose the same
 
 PARTS = Statement(
@@ -38,13 +40,25 @@ class Selects(Protocol):
     def select(self, statement: Statement) -> Sequence[Sequence[Any]]: ...
 
 
-def arrivals_statement(days: Iterable[str]) -> Statement:
-    """Rows `(bucket, number of the quarter in which the calls end, newest insert in microseconds, rows)`."""
+def arrivals_statements(days: Iterable[str]) -> Iterator[Statement]:
+    """Rows `(bucket, number of the quarter in which the calls end, newest insert in microseconds, rows)` of these days,
+    which rise and are named as partitions are."""
+    runs: list[list[date]] = []  # without a gap: years of days are one range, as a rule
+    for day in map(date.fromisoformat, days):
+        if runs and runs[-1][-1] + timedelta(days=1) == day:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    for at in range(0, len(runs), _RANGES):
+        yield _arrivals_statement(runs[at : at + _RANGES])
+
+
+def _arrivals_statement(runs: Iterable[Sequence[date]]) -> Statement:
     bind = Binder()
     ranges = " OR ".join(
-        f"(bucket >= toDateTime({bind(f'{day[:4]}-{day[4:6]}-{day[6:]} 00:00:00', 'String')}, 'UTC') "
-        f"AND bucket < toDateTime({bind(f'{day[:4]}-{day[4:6]}-{day[6:]} 00:00:00', 'String')}, 'UTC') + 86400)"
-        for day in days
+        f"(bucket >= toDateTime({(start := bind(f'{run[0]} 00:00:00', 'String'))}, 'UTC') "
+        f"AND bucket < toDateTime({start}, 'UTC') + {bind(len(run) * 86_400, 'UInt32')})"
+        for run in runs
     )
     return Statement(
         "SELECT toUnixTimestamp(bucket), until, toUnixTimestamp64Micro(newest), n FROM ("
@@ -206,8 +220,8 @@ class Freshness:
             return
         latest = time.time_ns() // 1000 + _AHEAD_US
         read = {day: _Day() for day in changed & marks.keys()}
-        rows = self._store.select(arrivals_statement(sorted(read))) if read else []
-        for seconds, until, newest, count in rows:
+        statements = arrivals_statements(sorted(read))
+        for seconds, until, newest, count in chain.from_iterable(map(self._store.select, statements)):
             bucket = int(seconds) * 1_000_000
             day = read[_day_of(bucket)]
             if int(until) * QUARTER_US > latest:

@@ -6,6 +6,7 @@ one silently returns nothing, so callers borrow clients from a pool; its size bo
 """
 
 import fcntl
+import logging
 import os
 import queue
 import threading
@@ -26,6 +27,7 @@ from aggregator import schema
 from aggregator.block import COLUMNS, blocks_by_day
 from aggregator.download import Download
 from aggregator.errors import BusyError, RejectedError, StoreError, TooLargeError
+from aggregator.fields import fitting
 from aggregator.formats import Format
 from aggregator.pipe import Pipe
 from aggregator.query import Statement
@@ -33,6 +35,8 @@ from aggregator.retention import ENGINES, Retention, removed_by_rules
 from aggregator.rows import Rows
 from aggregator.settings import without_password
 from usage_meter.event import UsageEvent, concatenated, decode_rows
+
+logger = logging.getLogger(__name__)
 
 CLIENTS = 4  # questions at once: twice the cores of a small machine, so that a slow one does not stop the quick ones
 
@@ -47,6 +51,11 @@ _SETTINGS = {
     "use_skip_indexes_if_final_exact_mode": 1,  # an index must not revive the row that a correction replaced
     "async_insert": 0,  # an insert that returned must be stored
 }
+START_SECONDS = 60.0  # for a server that starts at the same time as we do
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 300  # while it computes, a server says so more often
+_PROBE_SECONDS = 5  # in which a server that is well answers a question that takes it nothing
+_PAUSE_SECONDS = 0.5  # between looks for one that is not there yet
 CHANGING_US = 3_600_000_000  # rules in force take less to be replaced; calls of the next day are refused by then
 INSERT_SECONDS = 30  # a batch takes one or less; a rollup relies on that what was inserted is visible by then
 _INSERT_SETTINGS = _SETTINGS | {
@@ -63,14 +72,20 @@ _STREAM_SETTINGS = {
 # no memory, no connection) may pass, and then the same rows are stored.
 _DATA_ERRORS = {6, 26, 27, 33, 38, 41, 53, 69, 70, 72, 117, 131, 321, 407}
 _NO_MEMORY = 241
+_NOT_LET_IN = {192, 193, 194, 516}
+_NO_DATABASE = 81
+_NOT_ALLOWED = {164, 497}
 
 _REMOVED = Statement("SELECT name, toUnixTimestamp(max(before)) * 1000000 FROM removed GROUP BY name", {})
 
 
 class Store:
-    """Opens the store and brings its schema up; a context manager. Raises StoreError with what would be right."""
+    """Opens the store and brings its schema up; a context manager. Raises StoreError with what would be right.
 
-    def __init__(self, url: str, sections: Sequence[schema.Section] | None = None) -> None:
+    A server that takes no connection is waited for, `patience` seconds long.
+    """
+
+    def __init__(self, url: str, sections: Sequence[schema.Section] | None = None, *, patience: float = 0.0) -> None:
         self._url = url
         embedded = urlsplit(url).scheme == "chdb"
         self._question_bytes = _question_bytes() if embedded else 0  # 0: a server has its own limit
@@ -78,13 +93,18 @@ class Store:
         self._lock = _lock(Path(urlsplit(url).path)) if embedded else None
         self._streams = threading.BoundedSemaphore(STREAMS)
         self._clients: queue.LifoQueue[Client | None] = queue.LifoQueue()
+        self._probe: Client | None = None
+        self._probing = threading.Lock()
         try:
-            for _ in range(CLIENTS):
+            first = _connect(url) if embedded else _connect_patiently(url, patience)
+            self._clients.put(first)
+            self._known = frozenset(first.server_settings)
+            self._bring_forward(first)
+            for _ in range(CLIENTS - 1):
                 self._clients.put(_connect(url))
-            self._bring_forward()
         except (ClickHouseError, OSError, ImportError) as error:
             self.close()
-            raise StoreError(f"cannot open the store {without_password(url)}: {_why(error)}") from error
+            raise StoreError(f"cannot open the store {without_password(url)}: {_why(error, url)}") from error
         except BaseException:
             self.close()
             raise
@@ -99,6 +119,8 @@ class Store:
         while not self._clients.empty():
             if client := self._clients.get_nowait():
                 client.close()
+        if self._probe:
+            self._probe.close()
         if self._lock:
             self._lock.close()
 
@@ -113,7 +135,9 @@ class Store:
         """Store events that are blocks already, best of a single day; when it returns they are safe."""
         with self._client() as client:
             try:
-                client.raw_insert(table, list(COLUMNS), blocks, settings=_INSERT_SETTINGS, fmt="Native")
+                client.raw_insert(
+                    table, list(COLUMNS), blocks, settings=self._understood(_INSERT_SETTINGS), fmt="Native"
+                )
             except ClickHouseError as error:
                 if getattr(error, "code", None) in _DATA_ERRORS:
                     raise RejectedError(_first_line(error)) from error
@@ -124,18 +148,21 @@ class Store:
         if not rows:
             return
         with self._client() as client:
-            client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
+            client.insert(table, rows, column_names=list(columns), settings=self._understood(_SETTINGS))
 
     def select(self, statement: Statement) -> list[Sequence[Any]]:
         """Raises TooLargeError when that takes more memory than a question may."""
+        sql, parameters = self._bound(statement)
         with self._client() as client:
-            settings = _SETTINGS | {"max_threads": self._threads(), "max_memory_usage": self._question_bytes}
-            return list(client.query(statement.sql, parameters=statement.parameters, settings=settings).result_rows)
+            limits = {"max_threads": self._threads(), "max_memory_usage": self._question_bytes}
+            settings = self._understood(_SETTINGS | limits)
+            return list(client.query(sql, parameters=parameters, settings=settings).result_rows)
 
     def execute(self, statement: Statement, settings: Mapping[str, int]) -> None:
         """A statement that changes tables by what is in them; done when it returns."""
+        sql, parameters = self._bound(statement)
         with self._client() as client:
-            client.command(statement.sql, parameters=statement.parameters, settings=_SETTINGS | dict(settings))
+            client.command(sql, parameters=parameters, settings=self._understood(_SETTINGS | dict(settings)))
 
     def keep(self, retention: Retention) -> Retention:
         """Have the tables remove what is older from now on; the engine does it by itself, within hours.
@@ -184,21 +211,38 @@ class Store:
 
     def _written(self, client: Client, statement: Statement, format: Format) -> Pipe | Download:
         """The embedded engine streams only into a file; a server, over its connection."""
-        settings = ", ".join(
-            f"{name} = {_literal(value)}" for name, value in (_STREAM_SETTINGS | format.settings).items()
-        )
+        sql, parameters = self._bound(statement)
+        wanted = self._understood(_STREAM_SETTINGS | format.settings)
+        settings = ", ".join(f"{name} = {_literal(value)}" for name, value in wanted.items())
         ending = f"FORMAT {format.name} SETTINGS {settings}"
         if not self._lock:
-            return Download(lambda: client.raw_stream(f"{statement.sql} {ending}", parameters=statement.parameters))
+            return Download(lambda: client.raw_stream(f"{sql} {ending}", parameters=parameters))
 
         def write(path: Path) -> None:
             outfile = f"INTO OUTFILE {_literal(str(path))} TRUNCATE"
-            client.command(f"{statement.sql} {outfile} {ending}", parameters=statement.parameters)
+            client.command(f"{sql} {outfile} {ending}", parameters=parameters)
 
         return Pipe(write)
 
     def ping(self) -> None:
-        self.select(Statement("SELECT 1", {}))
+        """Raises StoreError when the store does not answer; a server, within seconds, whatever else is asked of it."""
+        if self._lock:
+            self.select(Statement("SELECT 1", {}))
+            return
+        with self._probing:
+            try:
+                self._probe = self._probe or _connect(self._url, _PROBE_SECONDS)
+                self._probe.query("SELECT 1")
+            except (ClickHouseError, OSError) as error:
+                raise StoreError(_first_line(error)) from error
+
+    def _bound(self, statement: Statement) -> Statement:
+        return statement if self._lock else fitting(statement)
+
+    def _understood(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that the engine has: an older server refuses a statement for one that it lacks. Without them it takes
+        more memory or time, or does already what they say."""
+        return {name: value for name, value in settings.items() if name in self._known}
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
@@ -224,16 +268,30 @@ class Store:
         at_work = CLIENTS - self._clients.qsize()
         return max(1, self._cores // max(1, at_work)) if self._lock else 0  # 0: a server shares out its own
 
-    def _bring_forward(self) -> None:
-        with self._client() as client:
-            self._cores = int(client.query("SELECT getSetting('max_threads')").result_rows[0][0])  # that it may use
-            client.command(schema.VERSIONS)
-            applied = client.query(schema.APPLIED).result_rows[0][0]
-            for statement in schema.statements_after(applied, self._sections):
-                client.command(statement)
+    def _bring_forward(self, client: Client) -> None:
+        self._cores = int(client.query("SELECT getSetting('max_threads')").result_rows[0][0])  # that it may use
+        client.command(schema.VERSIONS)
+        applied = client.query(schema.APPLIED).result_rows[0][0]
+        for statement in schema.statements_after(applied, self._sections):
+            client.command(statement)
 
 
-def _connect(url: str) -> Client:
+def _connect_patiently(url: str, patience: float) -> Client:
+    deadline, waits = time.monotonic() + patience, False
+    while True:
+        try:
+            return _connect(url)
+        except ClickHouseError as error:
+            if not isinstance(_cause(error), OSError) or time.monotonic() > deadline:
+                raise
+            if not waits:
+                logger.warning("waiting for the store %s: %s", without_password(url), _cause(error))
+            waits = True
+            time.sleep(_PAUSE_SECONDS)
+
+
+def _connect(url: str, seconds: int = _ANSWER_SECONDS) -> Client:
+    """`seconds` is what a server has to take the connection, and then between two signs of life."""
     parts = urlsplit(url)
     if parts.scheme == "chdb":
         return clickhouse_connect.get_client(interface="chdb", path=str(Path(parts.path) / "chdb"))
@@ -246,6 +304,8 @@ def _connect(url: str) -> Client:
         password=unquote(parts.password or ""),
         database=parts.path.strip("/") or "default",
         autogenerate_session_id=False,
+        connect_timeout=min(seconds, _CONNECT_SECONDS),
+        send_receive_timeout=seconds,
     )
 
 
@@ -284,17 +344,34 @@ def _literal(value: int | str) -> str:
     return f"'{escaped}'"
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, url: str) -> str:
     """Why the store does not open, with what would be right."""
     if isinstance(error, ImportError):
         return "chDB is not installed: pip install 'usage-meter[embedded]', or name a ClickHouse server"
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
+    cause, code, parts = _cause(error), getattr(error, "code", None), urlsplit(url)
     if isinstance(cause, OSError):
         return f"no ClickHouse answers there ({cause}); chdb:///directory needs none"
+    if code is None and "HTTP status" in str(error):
+        return f"what answers there is no ClickHouse ({str(error).partition(',')[0]}); its HTTP port is 8123, as a rule"
+    if code in _NOT_LET_IN:
+        return f"it does not let '{parts.username or 'default'}' in: the URL must be http://user:password@host:8123/database"
+    if code == _NO_DATABASE:
+        name = parts.path.strip("/")
+        return f"it has no database '{name}': CREATE DATABASE {name}"
+    if code in _NOT_ALLOWED:
+        name = parts.path.strip("/") or "default"
+        rights = f"GRANT SELECT, INSERT, ALTER, CREATE TABLE ON {name}.* TO {parts.username or 'default'}"
+        return f"its user may not do what the service does ({_first_line(error)}): {rights}"
     return _first_line(error)
 
 
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return error
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What the engine says, without what the driver puts around it."""
+    text = str(error).strip().partition("server response: ")[2] or str(error).strip()
+    return text.splitlines()[0].partition(" (for url ")[0] if text else type(error).__name__
