@@ -126,7 +126,7 @@ class User:
 
     def refuse_lacking(self, text: str) -> None:
         if unknown := self.lacks & set(re.findall(r"\w+", text)):
-            raise RefusedError(f"Code: 115. DB::Exception: Unknown setting '{unknown.pop()}'. (UNKNOWN_SETTING)")
+            raise RefusedError(f"Code: 115. DB::Exception: Unknown setting '{min(unknown)}'. (UNKNOWN_SETTING)")
 
 
 class Engine:
