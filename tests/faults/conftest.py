@@ -8,6 +8,7 @@ import http.client
 import itertools
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -118,10 +119,12 @@ StartApp = Callable[..., App]
 
 @pytest.fixture
 def start_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
-    """`start_app("uvicorn", redis_url)` or `start_app("gunicorn", redis_url)`: two workers, all on one journal."""
+    """`start_app(server, redis_url)`, of uvicorn, gunicorn and uwsgi: two workers, all on one journal."""
     apps: list[App] = []
 
-    def start(server: str, redis_url: str, prefix: tuple[str, ...] = (), **environ: str) -> App:
+    def start(
+        server: str, redis_url: str, prefix: tuple[str, ...] = (), options: tuple[str, ...] = (), **environ: str
+    ) -> App:
         port = free_port()
         environment = {
             **os.environ,
@@ -131,7 +134,7 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
             **environ,
         }
         log = (tmp_path / f"{server}.log").open("ab")
-        command = [*prefix, sys.executable, "-m", *_arguments(server, port)]
+        command = [*prefix, *_command_of(server, port), *options]
         app = App(subprocess.Popen(command, env=environment, stdout=log, stderr=log), port)
         log.close()
         apps.append(app)
@@ -142,6 +145,28 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     for app in apps:
         if app.process.poll() is None:
             app.kill_all()
+
+
+def uwsgi() -> str | None:
+    """The server, where `pyuwsgi` has brought one or the system has it."""
+    return shutil.which("uwsgi", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+def _command_of(server: str, port: int) -> list[str]:
+    if server == "uwsgi":
+        where = ["--http-socket", f"127.0.0.1:{port}", "--module", "tests.faults.metered_app:wsgi_app"]
+        return [
+            uwsgi() or "uwsgi",
+            *where,
+            "--master",
+            "--processes",
+            "2",
+            "--die-on-term",
+            "--disable-logging",
+            "--worker-reload-mercy",
+            "5",
+        ]
+    return [sys.executable, "-m", *_arguments(server, port)]
 
 
 def _arguments(server: str, port: int) -> list[str]:
