@@ -181,25 +181,41 @@ class OnlyCalls:
         return True
 
 
+def count(store: Store, table: str) -> int:
+    return int(store.select(Statement(f"SELECT count() FROM {table}", {}))[0][0])
+
+
 def fill(store: Store, calls: int) -> None:
-    for first in range(0, calls, CHUNK):
+    """What a directory already holds is not made again: calls are numbered, in chunks."""
+    for first in range(count(store, "events") // CHUNK * CHUNK, calls, CHUNK):
         numbers = {"first": first, "count": min(CHUNK, calls - first)}
         times = {"start": to_us(START), "step": (to_us(END) - to_us(START)) // calls}
         store.execute(Statement(CALLS, {**numbers, **times}), {})
 
 
 def duck_of(store: Store, directory: Path) -> duckdb.DuckDBPyConnection:
-    """The calls as DuckDB likes them best."""
-    file = directory / "calls.parquet"
+    """The calls as DuckDB likes them best; a file that another run has finished is opened as it is."""
+    filled, file = directory / "calls.duckdb", directory / "calls.parquet"
+    if filled.exists():
+        return opened(filled)
     selected = COLUMNS.replace("started,", "toDateTime64(started, 6) AS started,")
     with file.open("wb") as out:
         for piece in store.stream([Statement(f"SELECT {selected} FROM events FINAL", {})], PARQUET):
             out.write(piece)
-    duck = duckdb.connect(str(directory / "calls.duckdb"))
-    duck.execute("SET TimeZone = 'UTC'")
+    filling = directory / "filling.duckdb"
+    filling.unlink(missing_ok=True)
+    duck = opened(filling)
     columns = COLUMNS.replace("started,", "started::TIMESTAMP AS started,").replace("user,", '"user",')
     duck.execute(f"CREATE TABLE calls AS SELECT {columns} FROM read_parquet('{file}') ORDER BY workspace, started")
+    duck.close()
     file.unlink()
+    filling.rename(filled)
+    return opened(filled)
+
+
+def opened(file: Path) -> duckdb.DuckDBPyConnection:
+    duck = duckdb.connect(str(file))
+    duck.execute("SET TimeZone = 'UTC'")
     return duck
 
 
@@ -254,7 +270,7 @@ def report(store: Store, server: RedisServer, directory: Path, calls: int, round
     seconds = time.perf_counter() - began
     print(f"rollups computed in {seconds:.0f} s: {calls / seconds:,.0f} calls/s", flush=True)
     for level in ("usage_15m", "usage_1h", "usage_1d", "usage_1mo", "peaks_15m"):
-        rows = store.select(Statement(f"SELECT count() FROM {level}", {}))[0][0]
+        rows = count(store, level)
         print(f"  {level}: {rows:,} rows, {rows / calls:.1%} of the calls")
     duck = duck_of(store, directory)
     print(f"\n| question (p50 of {rounds}, ms) | anew | again | calls | DuckDB | DuckDB ÷ anew, again | |")
@@ -276,17 +292,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--directory", type=Path, default=None, help="for the stores; default a temporary one")
+    parser.add_argument("--directory", type=Path, default=None, help="keep the stores here, and ask them again")
     options = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="usage-meter-", dir=options.directory))
-    server = RedisServer(directory)
-    server.start()
-    try:
-        with Store(f"chdb://{directory}/store") as store:
-            report(store, server, directory, options.calls, options.rounds)
-    finally:
-        server.kill()
-        shutil.rmtree(directory)
+    directory = options.directory or Path(tempfile.mkdtemp(prefix="usage-meter-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        server = RedisServer(Path(scratch))
+        server.start()
+        try:
+            with Store(f"chdb://{directory}/store") as store:
+                report(store, server, directory, options.calls, options.rounds)
+        finally:
+            server.kill()
+            if options.directory is None:
+                shutil.rmtree(directory)
 
 
 if __name__ == "__main__":

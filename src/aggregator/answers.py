@@ -14,16 +14,26 @@ from hashlib import blake2b
 from typing import Any
 
 from aggregator.cells import Cells
-from aggregator.plan import Plan, Top, is_swept, without_kept_peaks
+from aggregator.plan import Plan, Top, asks_concurrency, is_swept, without_kept_peaks
 from aggregator.query import Statement, UsageAnswer
-from aggregator.statements import Asked, concurrency_statements, rank_statements, top_statement, usage_statements
+from aggregator.statements import (
+    Asked,
+    all_statements,
+    concurrency_statements,
+    rank_statements,
+    top_statement,
+    usage_statements,
+)
 from aggregator.store import Store
 
 KEPT_BYTES = 48 * 1024 * 1024  # some hundreds of charts; beyond it what was asked longest ago goes
 KEPT_SECONDS = 600.0  # somebody may change the tables by hand; then it shows after so long
+MOST_CELLS = 16_000  # of all keys, read at once and put together here; of more, the keys are ranked first
 MOST_KEYS = 5000  # ranked here, in some milliseconds; the store sorts more of them faster
 
 Rows = Sequence[Sequence[Any]]
+TOO_MANY: Rows = []
+"""This very list stands for the rows of a statement that gave more than `most`."""
 
 
 class KeptRows:
@@ -38,16 +48,22 @@ class KeptRows:
         self._bytes = 0
 
     def of(self, asked: Asked) -> Rows:
-        return self.select(asked.statement) if asked.is_kept else self._store.select(asked.statement)
+        if asked.is_kept:
+            return self.select(asked.statement, asked.most)
+        return self._select(asked.statement, asked.most)
 
-    def select(self, statement: Statement) -> Rows:
+    def _select(self, statement: Statement, most: int | None) -> Rows:
+        rows = self._store.select(statement)
+        return TOO_MANY if most is not None and len(rows) > most else rows
+
+    def select(self, statement: Statement, most: int | None = None) -> Rows:
         key = blake2b(repr((statement.sql, statement.parameters)).encode(), digest_size=16).digest()
         with self._lock:
             until, _, rows = self._rows.get(key, (0.0, 0, ()))
             if self._clock() < until:
                 self._rows.move_to_end(key)
                 return rows
-        rows = self._store.select(statement)
+        rows = self._select(statement, most)
         with self._lock:
             self._put(key, rows)
         return rows
@@ -69,25 +85,54 @@ def _size(row: Sequence[Any]) -> int:
 class Answers:
     """`check` raises where a plan reads what may have been removed."""
 
-    def __init__(self, store: Store, check: Callable[[Plan], None], most_keys: int = MOST_KEYS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        check: Callable[[Plan], None],
+        most_keys: int = MOST_KEYS,
+        most_cells: int = MOST_CELLS,
+    ) -> None:
         self._store = store
         self._kept = KeptRows(store)
         self._check = check
         self._most_keys = most_keys
+        self._most_cells = most_cells
 
     def of(self, planned: Plan, complete_until_us: int, top: Top | None = None) -> tuple[UsageAnswer, Top]:
         """The answer, and the keys that have a series of their own: those of `top` where it is given."""
         self._check(planned)
-        top = self._top(planned) if top is None else top
-        cells = Cells(planned.query)
-        for rows in self._rows(usage_statements(planned, top)):
-            cells.add_calls(rows)
+        cells = None
+        if top is None:
+            cells, top = self._ranked(planned)
+        if cells is None:
+            cells = Cells(planned.query)
+            for rows in self._rows(usage_statements(planned, top)):
+                cells.add_calls(rows)
         if len(top) == planned.query.top and is_swept(planned.query):
             planned = without_kept_peaks(planned)
             self._check(planned)
         for rows in self._rows(concurrency_statements(planned, top)):
             cells.add_flights(rows)
         return cells.answer(complete_until_us, peak_of_other=planned.kept is None), top
+
+    def _ranked(self, planned: Plan) -> tuple[Cells | None, Top]:
+        """The keys that have a series of their own, and the cells too where they came with them."""
+        cells = self._cells_of_all(planned)
+        if cells is None:
+            return None, self._top(planned)
+        top = cells.top()
+        return cells if cells.fold(top) else None, top
+
+    def _cells_of_all(self, planned: Plan) -> Cells | None:
+        """In one look for each table. None where that would be too much, or cannot rank them."""
+        query, cells = planned.query, Cells(planned.query)
+        if not query.breakdown or asks_concurrency(query) or not cells.has_rank:
+            return None
+        for rows in self._rows(all_statements(planned, self._most_cells)):
+            if rows is TOO_MANY:
+                return None
+            cells.add_calls(rows)
+        return cells
 
     def _top(self, planned: Plan) -> Top:
         """Ranked here from what each table says, so that only what is newer than the rollups has to be asked for."""

@@ -4,57 +4,79 @@ The rows come from several statements, each of other calls. A cell holds a metri
 bucket and series merge.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aggregator.dimensions import Binder
-from aggregator.measures import CONCURRENCY, Number, is_additive
-from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery, asked_components, plain_metrics
-from aggregator.sketch import Sketch
+from aggregator.measures import CONCURRENCY, Metric, Number, is_additive
+from aggregator.query import OTHER, Series, UsageAnswer, UsageQuery, asked_components, plain_metrics, ranked_by
 
 Key = tuple[str, ...]
 Row = Sequence[Any]
-
-_PEAK, _BUSY = 0, 1  # the columns of a statement about concurrency
+Places = dict[int | None, Row]
+"""The rows of one key by the number of their bucket; None is the whole range."""
+Reading = Callable[[Row, int | None], Number | None]
+"""A row's number, given where it belongs."""
 
 
 class Cells:
-    """Of one question."""
+    """Of one question. A row stays as it came unless it has to be merged: a chart may have ten thousand of them."""
 
     def __init__(self, query: UsageQuery) -> None:
         self._query = query
+        self._width = 2 + len(query.breakdown)  # of what stands in a row before its components
         self._components = asked_components(query, Binder())
-        self._calls: dict[tuple[Key, int | None], list[Any]] = {}
-        self._flights: dict[tuple[Key, int | None], list[Any]] = {}
-        self._keys: dict[Key, None] = {}
+        self._calls: dict[Key, Places] = {}
+        self._flights: dict[Key, Places] = {}
 
     def add_calls(self, rows: Iterable[Row]) -> None:
-        sketches = [i for i, one in enumerate(self._components) if one.is_sketch]
-        merges = [one.merge for one in self._components]
-        self._add(self._calls, rows, merges, sketches)
+        self._add(self._calls, rows, self._merged_calls)
 
     def add_flights(self, rows: Iterable[Row]) -> None:
-        self._add(self._flights, rows, [max, operator.add], [])
+        self._add(self._flights, rows, self._merged_flights)
 
-    def _add(
-        self,
-        cells: dict[tuple[Key, int | None], list[Any]],
-        rows: Iterable[Row],
-        merges: Sequence[Callable[[Any, Any], Any]],
-        sketches: Sequence[int],
-    ) -> None:
-        width = 2 + len(self._query.breakdown)
+    def _add(self, cells: dict[Key, Places], rows: Iterable[Row], merged: Callable[[Row, Row], Row]) -> None:
+        width = self._width
         for row in rows:
-            key = tuple(map(str, row[2:width]))
-            values = list(row[width:])
-            for i in sketches:
-                values[i] = Sketch(*values[i])
-            self._keys[key] = None
-            _merge(cells, (key, None if row[0] else int(row[1])), values, merges)
+            key = tuple(row[2:width])
+            places = cells.get(key)
+            if places is None:
+                places = cells[key] = {}
+            place = None if row[0] else row[1]
+            there = places.get(place)
+            places[place] = row if there is None else merged(there, row)
 
-    def _place(self, name: str) -> int:
-        return next(i for i, one in enumerate(self._components) if one.name == name)
+    def _merged_calls(self, one: Row, other: Row) -> Row:
+        pairs = zip(self._components, one[self._width :], other[self._width :], strict=True)
+        return (*one[: self._width], *(component.merge(here, there) for component, here, there in pairs))
+
+    def _merged_flights(self, one: Row, other: Row) -> Row:
+        (peak, busy_us), (another, more_us) = one[self._width :], other[self._width :]
+        return (*one[: self._width], max(peak, another), busy_us + more_us)
+
+    @property
+    def has_rank(self) -> bool:
+        """Whether what decides which keys have a series of their own is among what is asked for."""
+        names = {one.name for one in self._components}
+        return all(part.name in names for part in ranked_by(self._query, Binder()).components)
+
+    def top(self) -> list[Key]:
+        """The keys that have a series of their own, of all that were added; a tie goes to the lesser one."""
+        read = self._reading(ranked_by(self._query, Binder()))
+        ranks: dict[Key, Any] = {key: read(places[None], None) for key, places in self._calls.items()}
+        return sorted(ranks, key=lambda key: (-ranks[key], key))[: self._query.top]
+
+    def fold(self, top: Sequence[Key]) -> bool:
+        """Put all keys beyond `top` together as OTHER. False, with nothing done, where that cannot be done here: a call
+        in two groups would count twice, and a sketch may have come without what it is merged from."""
+        beyond = self._calls.keys() - top
+        if beyond and ("group" in self._query.breakdown or any(one.is_sketch for one in self._components)):
+            return False
+        name = (OTHER,) * len(self._query.breakdown)
+        for key in beyond:
+            rows = self._calls.pop(key).values()
+            self.add_calls((*row[:2], *name, *row[self._width :]) for row in rows)
+        return True
 
     def answer(self, complete_until_us: int, *, peak_of_other: bool = True) -> UsageAnswer:
         """The series, greatest first, OTHER last, every bucket filled.
@@ -64,29 +86,19 @@ class Cells:
         """
         query = self._query
         bounds = query.bounds()
-        table = _Table(query, bounds, self._keys)
+        table = _Table(query, bounds, {**self._calls, **self._flights})
         for one in plain_metrics(query, Binder()):
-            places = [self._place(part.name) for part in one.components]
-            for (key, bucket), values in self._calls.items():
-                table.put(one.name, key, bucket, one.value([values[place] for place in places]))
-        for (key, bucket), values in self._flights.items():
-            known = peak_of_other or OTHER not in key
-            table.put("concurrency", key, bucket, values[_PEAK] if known else None)
-            table.put("concurrency_average", key, bucket, table.mean(values[_BUSY], bucket))
+            table.put(one.name, self._calls, self._reading(one))
+        known = {key: places for key, places in self._flights.items() if peak_of_other or OTHER not in key}
+        peak, busy = self._width, self._width + 1
+        table.put("concurrency", known, lambda row, _: row[peak])
+        table.put("concurrency_average", self._flights, lambda row, place: table.mean(row[busy], place))
         return UsageAnswer(query, bounds, table.series(), complete_until_us)
 
-
-def _merge(
-    cells: dict[tuple[Key, int | None], list[Any]],
-    place: tuple[Key, int | None],
-    values: list[Any],
-    merges: Sequence[Callable[[Any, Any], Any]],
-) -> None:
-    there = cells.get(place)
-    if there is None:
-        cells[place] = values
-    else:
-        cells[place] = [merge(one, other) for merge, one, other in zip(merges, there, values, strict=True)]
+    def _reading(self, one: Metric) -> Reading:
+        names = [part.name for part in self._components]
+        places = [self._width + names.index(part.name) for part in one.components]
+        return lambda row, _: one.value([row[place] for place in places])
 
 
 class _Table:
@@ -99,14 +111,14 @@ class _Table:
         self._values: dict[tuple[str, Key], list[Number | None]] = {}
         self._totals: dict[tuple[str, Key], Number | None] = {}
 
-    def put(self, name: str, key: Key, bucket: int | None, value: Number | None) -> None:
-        if bucket is None:
-            self._totals[name, key] = value
-            return
-        values = self._values.get((name, key))
-        if values is None:
+    def put(self, name: str, cells: Mapping[Key, Places], read: Reading) -> None:
+        for key, places in cells.items():
             values = self._values[name, key] = self._empty(name)
-        values[bucket] = value
+            for place, row in places.items():
+                if place is None:
+                    self._totals[name, key] = read(row, None)
+                else:
+                    values[place] = read(row, place)
 
     def mean(self, busy_us: Number, bucket: int | None) -> float:
         """How many calls were in flight on average, in a bucket or in all of them."""
@@ -120,7 +132,8 @@ class _Table:
         keys = self._keys
         if not keys and not self._query.breakdown:
             keys = [()]
-        return [self._one(name, key) for name in self._query.metrics for key in sorted(keys, key=self._order)]
+        ordered = sorted(keys, key=self._order)
+        return [self._one(name, key) for name in self._query.metrics for key in ordered]
 
     def _order(self, key: Key) -> tuple[bool, Number, Key]:
         ranked = next((name for name in self._query.metrics if is_additive(name)), self._query.metrics[0])

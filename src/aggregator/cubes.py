@@ -52,56 +52,45 @@ def cube_for(dimensions: Iterable[str]) -> Cube | None:
     return next((cube for cube in CUBES if wanted <= set(cube.dimensions)), None)
 
 
-MAX_SPANS = 32  # named to the store, so that it finds their rows by its index; more cost more than they save
-MAX_RUNS = 24  # of buckets of one version, each a condition of its own; of more, all versions go in one text
-_WIDTH = 8  # bytes of a version in that text
+MAX_LISTED = 200  # versions bound as a list: the engine writes each constant again and again as it plans
+SPARSE = 8  # of so many times as many buckets from the first to the last, the index is told which
+_WIDTH = 8  # bytes of a version in the text that holds very many
 
 
-def published(spans: Sequence[Span], versions: Sequence[tuple[int, int]], bind: Binder) -> str:
-    """A condition on a rollup's rows: of these rising buckets, each in the version that it comes with.
+def published(versions: Sequence[tuple[int, int]], bind: Binder) -> str:
+    """A condition on a rollup's rows: of these rising buckets, each in the version that it comes with, and no others.
 
     The versions are bound and not looked up by the store: a statement reads its tables at different moments, so it
-    might find a version whose rows it does not see yet. `spans` hold all the buckets. Arrays of versions would be
-    clearer, but the engine writes out every constant again and again while it plans: 1,400 hours took it 20 ms.
+    might find a version whose rows it does not see yet. They are one comparison, since the engine plans each condition
+    for a millisecond.
     """
-    if len(spans) > MAX_SPANS:
-        spans = [Span(spans[0].start_us, spans[-1].end_us)]
-    return f"({' OR '.join(_between(span, bind) for span in spans)}) AND {_of_versions(versions, bind)}"
-
-
-def _of_versions(versions: Sequence[tuple[int, int]], bind: Binder) -> str:
     if not versions:
         return "version = 0"
-    step = min((later[0] - former[0] for former, later in pairwise(versions)), default=1)
-    runs: list[tuple[int, int, int]] = []  # first bucket, last bucket, version; without a gap, which may be dirty
-    for bucket, version in versions:
-        if runs and runs[-1][1:] == (bucket - step, version):
-            runs[-1] = (runs[-1][0], bucket, version)
-        else:
-            runs.append((bucket, bucket, version))
-    first, last = versions[0][0], versions[-1][0]
-    if len(runs) <= MAX_RUNS or any((bucket - first) % step for bucket, _ in versions):
-        return f"({' OR '.join(_in_run(*run, bind) for run in runs)})"
-    known = dict(versions)
-    texts = (known.get(bucket, 0).to_bytes(_WIDTH, "little").hex() for bucket in range(first, last + step, step))
-    start, seconds = bind(first // 1_000_000, "UInt32"), bind(step // 1_000_000, "UInt32")
+    seconds = [bucket // 1_000_000 for bucket, _ in versions]
+    step = min((later - former for former, later in pairwise(seconds)), default=1)
+    is_sparse = seconds[-1] - seconds[0] >= SPARSE * step * len(seconds)
+    is_regular = not any((one - seconds[0]) % step for one in seconds)
+    if len(versions) > MAX_LISTED and is_regular and not is_sparse:
+        return f"{_from_to(seconds, bind)} AND {_in_text(versions, step, bind)}"
+    buckets, listed = bind(seconds, "Array(UInt32)"), bind([version for _, version in versions], "Array(UInt64)")
+    inside = f"bucket IN {buckets}" if is_sparse else _from_to(seconds, bind)
+    return f"{inside} AND version = transform(toUnixTimestamp(bucket), {buckets}, {listed}, toUInt64(0))"
+
+
+def _from_to(seconds: Sequence[int], bind: Binder) -> str:
+    first, last = bind(seconds[0], "UInt32"), bind(seconds[-1], "UInt32")
+    return f"bucket >= toDateTime({first}, 'UTC') AND bucket <= toDateTime({last}, 'UTC')"
+
+
+def _in_text(versions: Sequence[tuple[int, int]], step: int, bind: Binder) -> str:
+    """The version of each bucket, looked up in a text of them all, so many seconds apart; 0 where there is none."""
+    known, first, last = dict(versions), versions[0][0], versions[-1][0]
+    every = range(first, last + step * 1_000_000, step * 1_000_000)
+    text = "".join(known.get(bucket, 0).to_bytes(_WIDTH, "little").hex() for bucket in every)
+    start = bind(first // 1_000_000, "UInt32")
     # What lies before the first bucket would be counted from the text's end.
-    place = f"1 + intDiv(greatest(toUnixTimestamp(bucket), {start}) - {start}, {seconds}) * {_WIDTH}"
-    listed = f"reinterpretAsUInt64(substring(unhex({bind(''.join(texts), 'String')}), {place}, {_WIDTH}))"
-    return f"version = if(toUnixTimestamp(bucket) >= {start}, {listed}, 0)"
-
-
-def _in_run(first: int, last: int, version: int, bind: Binder) -> str:
-    start, end = bind(first // 1_000_000, "UInt32"), bind(last // 1_000_000, "UInt32")
-    return (
-        f"(version = {bind(version, 'UInt64')} AND bucket >= toDateTime({start}, 'UTC') "
-        f"AND bucket <= toDateTime({end}, 'UTC'))"
-    )
-
-
-def _between(span: Span, bind: Binder) -> str:
-    start, end = bind(span.start_us // 1_000_000, "UInt32"), bind(span.end_us // 1_000_000, "UInt32")
-    return f"(bucket >= toDateTime({start}, 'UTC') AND bucket < toDateTime({end}, 'UTC'))"
+    place = f"1 + intDiv(greatest(toUnixTimestamp(bucket), {start}) - {start}, {bind(step, 'UInt32')}) * {_WIDTH}"
+    return f"version = reinterpretAsUInt64(substring(unhex({bind(text, 'String')}), {place}, {_WIDTH}))"
 
 
 def from_calls(spans: Sequence[Span], version: int) -> Statement:
@@ -146,19 +135,15 @@ def _starts(level: Level, bucket: str) -> str:
 
 
 def from_finer(
-    level: Level,
-    spans: Sequence[Span],
-    version: int,
-    finer_versions: Sequence[tuple[int, int]],
-    some: Sequence[Cube] = CUBES,
+    level: Level, version: int, finer_versions: Sequence[tuple[int, int]], some: Sequence[Cube] = CUBES
 ) -> Statement:
-    """Computes the buckets that `spans` are from these of the level before it, some cubes at once."""
+    """Computes buckets from all of the level before it that lie in them, some cubes at once."""
     bind = Binder()
     finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
     keys = ", ".join(("cube", *SHARED, *COLUMNS))
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     values = ", ".join(f"{one.remade} AS {one.alias}" for one in COMPONENTS)
-    inside = published(spans, finer_versions, bind)
+    inside = published(finer_versions, bind)
     return Statement(
         f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
         f"SELECT start, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
@@ -186,11 +171,9 @@ def peaks(reaches: Sequence[Reach], version: int) -> Statement:
     )
 
 
-def with_added(
-    level: Level, spans: Sequence[Span], version: int, before: Sequence[tuple[int, int]], day: Span
-) -> Statement:
-    """Computes the buckets that `spans` are from what they hold under the versions `before`, and the day's calls that
-    are to be added with this version."""
+def with_added(level: Level, version: int, before: Sequence[tuple[int, int]], day: Span) -> Statement:
+    """Computes buckets from what they hold under the versions `before`, and the day's calls that are to be added with
+    this version."""
     bind = Binder()
     keys, number = ", ".join(("bucket", "cube", *SHARED, *COLUMNS)), bind(version, "UInt64")
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
@@ -200,7 +183,7 @@ def with_added(
     return Statement(
         f"INSERT INTO {level.table} (version, {keys}, {names}) SELECT {number}, {keys}, {made} FROM ("
         f"SELECT {keys}, {values} FROM (SELECT {keys}, {names} FROM {level.table} "
-        f"WHERE {published(spans, before, bind)} UNION ALL {added}) GROUP BY {keys})",
+        f"WHERE {published(before, bind)} UNION ALL {added}) GROUP BY {keys})",
         bind.parameters,
     )
 
@@ -211,7 +194,7 @@ def peaks_with_added(reaches: Sequence[Reach], version: int, before: Sequence[tu
     bind = Binder()
     keys, number = "dimension, workspace, value, kind, bucket", bind(version, "UInt64")
     added = _peaks_of_calls(reaches, bind, "unsealed", f"{_to_be_added(day, version, bind)} AND ")
-    kept = published([reach.span for reach in reaches], before, bind)
+    kept = published(before, bind)
     return Statement(
         f"INSERT INTO {PEAKS.table} ({keys}, version, peak, busy_us) "
         f"SELECT {keys}, {number}, max(highest), sum(busy) FROM ("
@@ -238,10 +221,10 @@ def peaks_of_calls(reaches: Sequence[Reach]) -> Statement:
     )
 
 
-def peaks_kept(spans: Sequence[Span], versions: Sequence[tuple[int, int]]) -> Statement:
+def peaks_kept(versions: Sequence[tuple[int, int]]) -> Statement:
     """The same of what is kept."""
     bind = Binder()
-    inside = published(spans, versions, bind)
+    inside = published(versions, bind)
     return Statement(
         f"SELECT toUnixTimestamp(bucket) AS second, sum(peak), sum(busy_us) FROM {PEAKS.table} "
         f"WHERE {inside} GROUP BY second",

@@ -16,6 +16,8 @@ DIMENSIONS = (
     "region", "source",
 )  # fmt: skip
 OPERATOR_DIMENSIONS = ("workspace",)  # everybody else has exactly one
+_COLUMNS = {*DIMENSIONS, *OPERATOR_DIMENSIONS} - {"group", "status"}
+"""Those that are texts as they lie in the store, which are compared sooner than a text that is made of them."""
 ATTRIBUTE = "attribute."
 QUANTITY = "quantity."
 
@@ -63,14 +65,15 @@ class Filter:
     def _condition(self, bind: Binder) -> str:
         if self.dimension == "status":
             return _status_condition(self.values, bind)
-        if self.dimension == "workspace" and len(self.values) == 1:  # the store's own order then is the log's
-            return f"workspace = {bind(self.values[0], 'String')}"
+        if len(self.values) == 1 and self.dimension in _COLUMNS:  # of a workspace the store's order then is the log's
+            return f"{self.dimension} = {bind(self.values[0], 'String')}"
         values = bind(list(self.values), "Array(String)")
         if self.dimension == "group":
             return (
                 f"hasAny(groups, {values})" if "" not in self.values else f"(hasAny(groups, {values}) OR empty(groups))"
             )
-        return f"{expression(self.dimension, bind)} IN {values}"
+        column = self.dimension if self.dimension in _COLUMNS else expression(self.dimension, bind)
+        return f"{column} IN {values}"
 
 
 def is_dimension(name: str, operator: bool) -> bool:

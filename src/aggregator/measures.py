@@ -11,10 +11,11 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from aggregator.dimensions import QUANTITY, Binder
-from aggregator.sketch import QUANTILES
+from aggregator.sketch import QUANTILES, Sketch
 
 Number = int | float | Decimal
 
@@ -92,7 +93,7 @@ def _sketch(name: str, micros: str) -> Component:
         f"{quantiles}ArrayState({_LEVELS})({bins}, {weights})",
         f"{quantiles}Merge({_LEVELS})({_alias(name)})",
         (micros,),
-        lambda one, other: one.merged(other),
+        lambda one, other: Sketch(*one).merged(Sketch(*other)),
         is_sketch=True,
         kept=(name,),
         keeps=(_merged_cells(ones, name), _merged_cells(f"groupArrayArray({name})", name)),
@@ -173,12 +174,13 @@ def _mean_ms(results: Sequence[Any]) -> Number | None:
 
 def _quantile_ms(index: int) -> Callable[[Sequence[Any]], Number | None]:
     def value(results: Sequence[Any]) -> Number | None:
-        sketch, count = results
-        return _middle_us(sketch.bins[index]) / 1000 if count else None
+        sketch, count = results  # a Sketch, or the pair that the engine gave
+        return _middle_us(sketch[0][index]) / 1000 if count else None
 
     return value
 
 
+@cache  # some hundreds of bins, thousands of cells
 def _middle_us(bin: int) -> float:
     """The value that is as far, in proportion, from the bin's lower bound as from its upper one."""
     return 0.0 if bin == EMPTY_BIN else 2 * GAMMA**bin / (GAMMA + 1)

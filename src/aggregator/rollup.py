@@ -248,7 +248,7 @@ class Rollup:
         finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
         version = run.version
         for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans, self._batch_rows)):
-            self._store.execute(cubes.from_finer(level, spans, version, finer, some), _SETTINGS)
+            self._store.execute(cubes.from_finer(level, version, finer, some), _SETTINGS)
         self._publish(level, buckets, version, run)
 
     def _publish(self, level: Level, buckets: list[int], version: int, run: _Run) -> None:

@@ -7,15 +7,14 @@ calls is reached.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 QUANTILES = (0.5, 0.95, 0.99)
 _CELL = Struct("<hQ")  # a bin, and how many calls fell into it, as the engine writes its states
 
 
-@dataclass(frozen=True, slots=True)
-class Sketch:
+class Sketch(NamedTuple):
     """`bins` of the QUANTILES. `state` is the engine's, as hexadecimal text: empty where nothing is to be merged."""
 
     bins: Sequence[int]

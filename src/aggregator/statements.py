@@ -31,6 +31,8 @@ class Asked:
 
     statement: Statement
     is_kept: bool
+    most: int | None = None
+    """Rows: of a statement that gives more, all are to be left."""
 
 
 def rank_statements(plan: Plan, most: int) -> list[Asked]:
@@ -73,9 +75,8 @@ def _rankings(plan: Plan) -> Iterator[tuple[Ranking, bool]]:
         for one in plan.with_flights:
             if one.level is None:
                 yield partial(_in_flight, plan, one), False
-        kept = [Span(one.start_us, one.end_us) for one in plan.with_flights if one.level]
-        if kept:
-            yield partial(_in_kept_flight, plan, kept), True
+        if any(one.level for one in plan.with_flights):
+            yield partial(_in_kept_flight, plan), True
 
 
 def _ranking(plan: Plan, source: "_Source", bind: Binder) -> str:
@@ -94,17 +95,23 @@ def _in_flight(plan: Plan, span: Segment, bind: Binder) -> str:
     return f"SELECT DISTINCT {_selected(keys).removeprefix(', ')}, 0 AS rank FROM events FINAL {join}WHERE {where}"
 
 
-def _in_kept_flight(plan: Plan, spans: Sequence[Span], bind: Binder) -> str:
+def _in_kept_flight(plan: Plan, bind: Binder) -> str:
     keys, _ = _plain_keys(plan.query, bind)
     selected = f"{_selected(keys).removeprefix(', ')}, 0 AS rank"
-    return f"SELECT DISTINCT * FROM {_peak_rows(plan, spans, selected, bind)}"
+    return f"SELECT DISTINCT * FROM {_peak_rows(plan, selected, bind)}"
 
 
-def usage_statements(plan: Plan, top: Top = ()) -> list[Asked]:
+def all_statements(plan: Plan, most: int) -> list[Asked]:
+    """The same as `usage_statements`, of all keys, so that they need not be ranked first: one statement, not two.
+    Where there are more than `most` rows the engine stops amid them."""
+    return usage_statements(plan, None, most)
+
+
+def usage_statements(plan: Plan, top: Top | None = (), most: int | None = None) -> list[Asked]:
     """Rows `(is_total, number of the bucket, breakdown…, component…)`; none when only concurrency is asked for.
 
     The components stand in the order of `query.asked_components`; a sketch is a pair, of its bins and of its state
-    where there may be other rows to merge it with.
+    where there may be other rows to merge it with. Without `top` every key is given by its own name.
     """
     query, sources = plan.query, _sources(plan)
     if not asked_components(query, Binder()):
@@ -116,7 +123,7 @@ def usage_statements(plan: Plan, top: Top = ()) -> list[Asked]:
     for source in sources:
         bind = Binder()
         asked = asked_components(query, bind)
-        keys, join = _keys(query, top, bind)
+        keys, join = _plain_keys(query, bind) if top is None else _keys(query, top, bind)
         names = _names(keys)
         merges = _merges(shared, bind) if len(sources) > 1 else "0"
         values = "".join(f", {_value(source.component(one), one, merges)}" for one in asked)
@@ -124,10 +131,16 @@ def usage_statements(plan: Plan, top: Top = ()) -> list[Asked]:
         sql = (
             f"SELECT grouping(slot) AS is_total, slot{names}{values} "
             f"FROM {source.rows(plan, asked, selected, join, bind)} "
-            f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))"
+            f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')})){_stopping(most)}"
         )
-        found.append(Asked(Statement(sql, bind.parameters), source.level is not None))
+        found.append(Asked(Statement(sql, bind.parameters), source.level is not None, most))
     return found
+
+
+def _stopping(most: int | None) -> str:
+    if most is None:
+        return ""
+    return f" LIMIT {most + 1} SETTINGS max_rows_to_group_by = {most}, group_by_overflow_mode = 'break'"
 
 
 def _merges(shared: Sequence[int], bind: Binder) -> str:
@@ -157,7 +170,7 @@ def concurrency_statements(plan: Plan, top: Top = ()) -> list[Asked]:
         keys, _ = _keys(query, top, bind)
         whole = Span(kept[0].start_us, kept[-1].end_us)
         selected = f"peak AS highest, busy_us AS busy, {_slot(_MICROS_OF_BUCKET, bounds, whole, bind)} AS slot"
-        rows = _peak_rows(plan, kept, selected + _selected(keys), bind)
+        rows = _peak_rows(plan, selected + _selected(keys), bind)
         found.append(Asked(_greatest(rows, keys, bind), is_kept=True))
     swept = [one for one in plan.with_flights if one.level is None]
     if swept:
@@ -204,7 +217,7 @@ class _Source:
         selected = ", ".join([*dict.fromkeys(columns), selected])
         where = conditions(plan.query.audience, plan.query.filters, bind)
         if self.level and plan.cube:
-            where += [f"cube = '{plan.cube.name}'", published(self.spans, plan.versions[self.level], bind)]
+            where += [f"cube = '{plan.cube.name}'", published(plan.versions[self.level], bind)]
             return f"(SELECT {selected} FROM {self.level.table} {join}WHERE {' AND '.join(where)})"
         where.append(f"({' OR '.join(' AND '.join(in_range(*span, bind)) for span in self.spans)})")
         return f"(SELECT {selected} FROM events FINAL {join}WHERE {' AND '.join(where)})"
@@ -299,12 +312,12 @@ def _swept(plan: Plan, span: Segment, bounds: Sequence[int], keys: list[str], jo
     )
 
 
-def _peak_rows(plan: Plan, spans: Sequence[Span], selected: str, bind: Binder) -> str:
+def _peak_rows(plan: Plan, selected: str, bind: Binder) -> str:
     kept = plan.kept
     if kept is None:
         raise ValueError("these peaks are not kept")
     named = f", value AS {kept.dimension}" if kept.dimension else ""
-    where = [f"dimension = '{kept.subject}'", published(spans, plan.versions[PEAKS], bind)]
+    where = [f"dimension = '{kept.subject}'", published(plan.versions[PEAKS], bind)]
     asked = conditions(plan.query.audience, plan.query.filters, bind) or ["1"]
     rows = f"SELECT *{named} FROM {PEAKS.table} WHERE {' AND '.join(where)}"
     return f"(SELECT {selected} FROM ({rows}) WHERE {' AND '.join(asked)})"

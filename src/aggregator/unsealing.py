@@ -203,11 +203,11 @@ class Unsealing:
         before: dict[tuple[Level, int], Pointer],
         day: Span,
     ) -> Statement:
-        level, spans = target.level, spans_of(target.level, target.buckets)
+        level = target.level
         versions = [(one, before[level, one].version) for one in target.buckets if (level, one) in before]
         if level is not PEAKS:
-            return cubes.with_added(level, spans, version, versions, day)
-        reaches = [cubes.Reach(span, day.start_us) for span in spans]
+            return cubes.with_added(level, version, versions, day)
+        reaches = [cubes.Reach(span, day.start_us) for span in spans_of(level, target.buckets)]
         return cubes.peaks_with_added(reaches, version, versions, day)
 
     def _pointers(self, targets: Sequence[_Target]) -> dict[tuple[Level, int], Pointer]:

@@ -78,7 +78,7 @@ class Verification:
         reaches = self._freshness.ask(lambda known: [cubes.Reach(span, known.earliest_us(span)) for span in spans])
         calls = self._amounts(cubes.peaks_of_calls(reaches))
         clean = sorted(one for one in before.items() & self._published(PEAKS, day).items() if one[0] >= buckets[0])
-        kept = self._amounts(cubes.peaks_kept(spans, clean))
+        kept = self._amounts(cubes.peaks_kept(clean))
         for bucket, _ in clean:
             self.compared += 1
             expected, found = calls.get(bucket, NOTHING), kept.get(bucket, NOTHING)
@@ -120,7 +120,7 @@ class Verification:
 
     def _rollup(self, level: Level, month: Span, buckets: list[tuple[int, int]]) -> dict[tuple[int, str], Amount]:
         bind = Binder()
-        inside = cubes.published([month], buckets, bind)
+        inside = cubes.published(buckets, bind)
         rows = self._store.select(
             Statement(
                 f"SELECT toUnixTimestamp(bucket) AS second, cube, sum(calls), sum(credits) FROM {level.table} "

@@ -14,12 +14,12 @@ import pytest
 from aggregator import answers, cubes
 from aggregator.answers import Answers, KeptRows
 from aggregator.buckets import QUARTER_US, to_us
-from aggregator.cover import QUARTERS, Span, spans_of
+from aggregator.cover import QUARTERS, Span
 from aggregator.dimensions import Binder, Filter
 from aggregator.freshness import Freshness
 from aggregator.labels import Labels
 from aggregator.plan import plan
-from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery
+from aggregator.query import OTHER, Audience, Statement, UsageAnswer, UsageQuery
 from aggregator.reader import Reader
 from aggregator.request_log import Cursor, RequestsQuery
 from aggregator.rollup import Rollup
@@ -161,10 +161,24 @@ def test_ranked_here_or_by_the_store_the_series_are_the_same(
     assert {one.level for one in planned.with_calls} >= {None, QUARTERS}
 
     here, ranked_here = Answers(store, lambda _: None).of(planned, 0)
-    by_store, ranked_by_store = Answers(store, lambda _: None, most_keys=0).of(planned, 0)
+    for most_keys in (0, 5000):
+        by_store, ranked_by_store = Answers(store, lambda _: None, most_keys, most_cells=3).of(planned, 0)
 
-    assert numbers(here) == numbers(by_store)
-    assert [tuple(key) for key in ranked_here] == [tuple(key) for key in ranked_by_store]
+        assert numbers(here) == numbers(by_store)
+        assert [tuple(key) for key in ranked_here] == [tuple(key) for key in ranked_by_store]
+
+
+def test_a_breakdown_of_few_keys_is_one_look_at_each_table(watched: Watched, reader: Reader, worker: Rollup) -> None:
+    """Also where some of them have no series of their own."""
+    watched.store.insert(some_calls())
+    roll_up(worker)
+    watched.asked.clear()
+
+    answer = reader.usage(day("voice", metrics=("credits", "errors"), top=2))
+
+    assert [one.key["voice"] for one in answer.series if one.metric == "credits"][-1] == OTHER
+    assert sum(one.total or 0 for one in answer.series if one.metric == "credits") == sum(range(60))
+    assert len(watched.asked) == 1
 
 
 def test_many_versions_are_told_apart_each_in_its_bucket(store: Store, worker: Rollup) -> None:
@@ -175,12 +189,14 @@ def test_many_versions_are_told_apart_each_in_its_bucket(store: Store, worker: R
         for quarter in quarters:
             worker.compute(QUARTERS, [quarter])
     newest = dict(published(store, quarters))
-    assert len(set(newest.values())) > cubes.MAX_RUNS
+    empty = [quarters[-1] + i * QUARTER_US for i in range(1, cubes.MAX_LISTED)]  # so many that they are told otherwise
 
-    for left_out in ([], quarters[:1], quarters[5:9], quarters[::3], quarters[-40:]):
-        wanted = [quarter for quarter in quarters if quarter not in left_out]
-        found = rows_of(store, spans_of(QUARTERS, wanted), [(one, newest[one]) for one in wanted])
-        assert found == {(one, newest[one]) for one in wanted} & rows_of(store, [Span(0, 2**51)], None)
+    for left_out in ([], quarters[:1], quarters[5:9], quarters[::3], quarters[-40:], quarters[1:-1]):
+        for further in ([], empty, [quarters[-1] + 2**45], [*empty, empty[-1] + 2**43]):
+            wanted = [quarter for quarter in quarters if quarter not in left_out]
+            versions = [(one, newest[one]) for one in wanted] + [(one, 1) for one in further]
+            found = rows_of(store, versions)
+            assert found == {(one, newest[one]) for one in wanted} & rows_of(store, None)
 
 
 def published(store: Store, quarters: Sequence[int]) -> Sequence[tuple[int, int]]:
@@ -188,9 +204,9 @@ def published(store: Store, quarters: Sequence[int]) -> Sequence[tuple[int, int]
     return Freshness(store).ask(lambda known: known.versions(QUARTERS, spans))
 
 
-def rows_of(store: Store, spans: Sequence[Span], versions: Sequence[tuple[int, int]] | None) -> set[tuple[int, int]]:
+def rows_of(store: Store, versions: Sequence[tuple[int, int]] | None) -> set[tuple[int, int]]:
     bind = Binder()
-    where = cubes.published(spans, versions, bind) if versions is not None else "1"
+    where = cubes.published(versions, bind) if versions is not None else "1"
     sql = f"SELECT DISTINCT toUnixTimestamp(bucket), version FROM usage_15m WHERE {where}"
     return {(int(second) * 1_000_000, version) for second, version in store.select(Statement(sql, bind.parameters))}
 
