@@ -72,10 +72,14 @@ class Cells:
         beyond = self._calls.keys() - top
         if beyond and ("group" in self._query.breakdown or any(one.is_sketch for one in self._components)):
             return False
-        name = (OTHER,) * len(self._query.breakdown)
+        other: dict[int | None, list[Any]] = {}
         for key in beyond:
-            rows = self._calls.pop(key).values()
-            self.add_calls((*row[:2], *name, *row[self._width :]) for row in rows)
+            for place, row in self._calls.pop(key).items():
+                there = other.setdefault(place, [*row[: self._width], *([0] * len(self._components))])
+                for i in range(self._width, len(row)):  # whatever is no sketch adds up
+                    there[i] += row[i]
+        if other:
+            self._calls[(OTHER,) * len(self._query.breakdown)] = {**other}
         return True
 
     def answer(self, complete_until_us: int, *, peak_of_other: bool = True) -> UsageAnswer:
@@ -89,9 +93,11 @@ class Cells:
         table = _Table(query, bounds, {**self._calls, **self._flights})
         for one in plain_metrics(query, Binder()):
             table.put(one.name, self._calls, self._reading(one))
-        known = {key: places for key, places in self._flights.items() if peak_of_other or OTHER not in key}
         peak, busy = self._width, self._width + 1
-        table.put("concurrency", known, lambda row, _: row[peak])
+        table.put("concurrency", self._flights, lambda row, _: row[peak])
+        if not peak_of_other:
+            other = {key: places for key, places in self._flights.items() if OTHER in key}
+            table.put("concurrency", other, lambda row, _: None)
         table.put("concurrency_average", self._flights, lambda row, place: table.mean(row[busy], place))
         return UsageAnswer(query, bounds, table.series(), complete_until_us)
 

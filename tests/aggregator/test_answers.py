@@ -181,6 +181,69 @@ def test_a_breakdown_of_few_keys_is_one_look_at_each_table(watched: Watched, rea
     assert len(watched.asked) == 1
 
 
+ACROSS = {"metrics": ("credits", "requests"), "filters": (Filter("user", ("ann",)), Filter("kind", ("request",)))}
+"""By voice, of one user: no cube has both, so it is read from the calls."""
+
+
+class Interrupted(Watched):
+    """A store to which something comes between the look at what it holds and the reading of its calls."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.coming: list[Any] = []
+        self.plain = 0
+        """Statements that read calls as they lie."""
+
+    def select(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        if " FROM events WHERE " in statement.sql and "sum(credits)" in statement.sql:
+            self.plain += 1
+            coming, self.coming = self.coming, []
+            if coming:
+                self.store.insert(coming)
+        return super().select(statement)
+
+
+def test_calls_that_lie_there_once_are_read_as_they_lie(store: Store, worker: Rollup) -> None:
+    store.insert([call(START + timedelta(hours=i), credits=i, user="ann", voice=f"v{i % 2}") for i in range(24)])
+    roll_up(worker)
+    watched = Interrupted(store)
+
+    answer = Reader(watched, lambda: 0).usage(day("voice", **ACROSS))  # type: ignore[arg-type]  # a store, watched
+
+    assert watched.plain
+    assert {one.key["voice"]: one.total for one in answer.series if one.metric == "credits"} == {
+        "v0": sum(range(0, 24, 2)),
+        "v1": sum(range(1, 24, 2)),
+    }
+
+
+@pytest.mark.parametrize("change", [{}, {"credits_micro": 500_000_000}, {"user": "bob"}, {"voice": "v9"}])
+def test_what_lies_there_twice_counts_once_whenever_it_came(
+    store: Store, worker: Rollup, change: dict[str, Any]
+) -> None:
+    """A call sent again, or corrected: before it is computed, after that, and while it is asked for."""
+    calls = [call(START + timedelta(hours=i), credits=i, user="ann", voice="v") for i in range(24)]
+    changed = msgspec.structs.replace(calls[7], version=2, **change)
+    expected = [one for one in (*calls[:7], changed, *calls[8:]) if one.user == "ann"]
+    store.insert(calls)
+    roll_up(worker)
+    watched = Interrupted(store)
+    watched.coming = [changed]
+    reader = Reader(watched, lambda: 0)  # type: ignore[arg-type]  # a store, watched
+
+    for is_computed in (False, False, True):
+        if is_computed:
+            roll_up(worker)
+        series = reader.usage(day("voice", **ACROSS)).series
+        totals = {metric: sum(one.total or 0 for one in series if one.metric == metric) for metric in ACROSS["metrics"]}
+        assert totals == {
+            "credits": sum(one.credits_micro for one in expected) // 1_000_000,
+            "requests": len(expected),
+        }
+
+    assert watched.plain == 1
+
+
 def test_many_versions_are_told_apart_each_in_its_bucket(store: Store, worker: Rollup) -> None:
     """Each quarter of an hour computed by itself, twice; some of them changed, so that only their older rows do."""
     store.insert(some_calls())
