@@ -69,7 +69,7 @@ class KeptRows:
         return rows
 
     def _put(self, key: bytes, rows: Rows) -> None:
-        size = sum(map(_size, rows))
+        size = _size(rows)
         self._bytes += size - self._rows.pop(key, (0.0, 0, ()))[1]
         self._rows[key] = (self._clock() + KEPT_SECONDS, size, rows)
         while self._bytes > self._most_bytes:
@@ -77,9 +77,13 @@ class KeptRows:
             self._bytes -= removed
 
 
-def _size(row: Sequence[Any]) -> int:
+def _size(rows: Rows) -> int:
     """Bytes, about: a number is an object of its own, and a sketch's state is a text."""
-    return 64 + 64 * len(row) + sum(len(value[1]) for value in row if isinstance(value, tuple))
+    if not rows:
+        return 0
+    sketches = [place for place, value in enumerate(rows[0]) if isinstance(value, tuple)]
+    states = sum(len(row[place][1]) for place in sketches for row in rows)
+    return len(rows) * 64 * (1 + len(rows[0])) + states
 
 
 class Answers:

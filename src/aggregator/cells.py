@@ -54,6 +54,14 @@ class Cells:
         (peak, busy_us), (another, more_us) = one[self._width :], other[self._width :]
         return (*one[: self._width], max(peak, another), busy_us + more_us)
 
+    def _add_totals(self) -> None:
+        """Where they did not come from the store: then every component is one that adds up."""
+        added = range(self._width, self._width + len(self._components))
+        for key, places in self._calls.items():
+            if None not in places:
+                rows = places.values()
+                places[None] = (1, None, *key, *(sum(row[i] for row in rows) for i in added))
+
     @property
     def has_rank(self) -> bool:
         """Whether what decides which keys have a series of their own is among what is asked for."""
@@ -62,6 +70,7 @@ class Cells:
 
     def top(self) -> list[Key]:
         """The keys that have a series of their own, of all that were added; a tie goes to the lesser one."""
+        self._add_totals()
         read = self._reading(ranked_by(self._query, Binder()))
         ranks: dict[Key, Any] = {key: read(places[None], None) for key, places in self._calls.items()}
         return sorted(ranks, key=lambda key: (-ranks[key], key))[: self._query.top]
@@ -73,10 +82,14 @@ class Cells:
         if beyond and ("group" in self._query.breakdown or any(one.is_sketch for one in self._components)):
             return False
         other: dict[int | None, list[Any]] = {}
+        added = range(self._width, self._width + len(self._components))  # whatever is no sketch adds up
         for key in beyond:
             for place, row in self._calls.pop(key).items():
-                there = other.setdefault(place, [*row[: self._width], *([0] * len(self._components))])
-                for i in range(self._width, len(row)):  # whatever is no sketch adds up
+                there = other.get(place)
+                if there is None:
+                    other[place] = list(row)
+                    continue
+                for i in added:
                     there[i] += row[i]
         if other:
             self._calls[(OTHER,) * len(self._query.breakdown)] = {**other}
@@ -90,6 +103,7 @@ class Cells:
         """
         query = self._query
         bounds = query.bounds()
+        self._add_totals()
         table = _Table(query, bounds, {**self._calls, **self._flights})
         for one in plain_metrics(query, Binder()):
             table.put(one.name, self._calls, self._reading(one))

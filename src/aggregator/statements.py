@@ -1,9 +1,10 @@
 """How a question is put to the store: a statement for each table that its plan reads. Pure, no I/O.
 
-Each gives components by asked bucket and breakdown, and by a second grouping set each series' total: an average or a
-quantile of the whole range is not made from those of its buckets. What two statements say of the same bucket is merged
-by the components' own rules (query.py). One statement over all tables would be one round trip, but the engine takes
-longer to plan it than to run its parts one after the other; and what is asked of rollups can be kept (answers.py).
+Each gives components by asked bucket and breakdown, and where one is a sketch by a second grouping set each series'
+total: a quantile of the whole range is not made from those of its buckets. What two statements say of the same bucket
+is merged by the components' own rules (query.py). One statement over all tables would be one round trip, but the
+engine takes longer to plan it than to run its parts one after the other; and what is asked of rollups can be kept
+(answers.py).
 """
 
 from bisect import bisect_left, bisect_right
@@ -111,7 +112,8 @@ def usage_statements(plan: Plan, top: Top | None = (), most: int | None = None) 
     """Rows `(is_total, number of the bucket, breakdown…, component…)`; none when only concurrency is asked for.
 
     The components stand in the order of `query.asked_components`; a sketch is a pair, of its bins and of its state
-    where there may be other rows to merge it with. Without `top` every key is given by its own name.
+    where there may be other rows to merge it with. Totals come only with a sketch: all else adds up. Without `top`
+    every key is given by its own name.
     """
     query, sources = plan.query, _sources(plan)
     if not asked_components(query, Binder()):
@@ -126,12 +128,14 @@ def usage_statements(plan: Plan, top: Top | None = (), most: int | None = None) 
         keys, join = _plain_keys(query, bind) if top is None else _keys(query, top, bind)
         names = _names(keys)
         merges = _merges(shared, bind) if len(sources) > 1 else "0"
+        is_total, groups = "0", f"slot{names}"
+        if any(one.is_sketch for one in asked):
+            is_total, groups = "grouping(slot)", f"GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))"
         values = "".join(f", {_value(source.component(one), one, merges)}" for one in asked)
         selected = f"{_slot(source.micros, bounds, source.whole, bind)} AS slot{_selected(keys)}"
         sql = (
-            f"SELECT grouping(slot) AS is_total, slot{names}{values} "
-            f"FROM {source.rows(plan, asked, selected, join, bind)} "
-            f"GROUP BY GROUPING SETS ((slot{names}), ({names.removeprefix(', ')})){_stopping(most)}"
+            f"SELECT {is_total} AS is_total, slot{names}{values} "
+            f"FROM {source.rows(plan, asked, selected, join, bind)} GROUP BY {groups}{_stopping(most)}"
         )
         found.append(Asked(Statement(sql, bind.parameters), source.level is not None, most))
     return found

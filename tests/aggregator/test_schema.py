@@ -15,6 +15,7 @@ from aggregator.schema import Section, released, sections, statements_after
 from aggregator.sketch import Sketch
 from aggregator.store import Store
 from tests.aggregator.events import call
+from tests.conftest import wait_until
 from tests.test_commands import run
 
 FAILS = "SELECT throwIf(1, 'the machine dies here')"
@@ -129,6 +130,27 @@ def test_a_crash_in_the_middle_of_a_section_is_healed_by_the_next_start(tmp_path
         assert version(store) == last.version
     with Store(f"chdb://{tmp_path / 'new'}") as store:
         assert columns(store) == healed
+
+
+def test_what_nothing_comes_to_any_more_is_merged_into_one_part_in_old_stores_too(tmp_path: Path) -> None:
+    """By the engine itself, an hour later: here a second, so that it can be seen."""
+    url, known = f"chdb://{tmp_path}", released()
+    tables = ("events", *LEVELS, "peaks_15m")
+    with Store(url, known[:5]) as store:
+        for _ in range(3):
+            store.insert([call()])
+    soon = [Section(one.version, tuple(text.replace("3600", "1") for text in one.statements)) for one in known]
+
+    with Store(url, soon) as store:
+        for table in tables[1:]:
+            for _ in range(3):
+                execute(store, f"INSERT INTO {table} (workspace, bucket) VALUES ('w', toDateTime(0, 'UTC'))")
+        parts = Statement(
+            "SELECT DISTINCT table FROM system.parts WHERE database = currentDatabase() AND active AND rows > 0 "
+            "GROUP BY table, partition_id HAVING count() = 1",
+            {},
+        )
+        wait_until(lambda: {row[0] for row in store.select(parts)} >= set(tables), "each has one part", seconds=60)
 
 
 def test_services_that_start_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
