@@ -199,10 +199,9 @@ def fill(store: Store, calls: int) -> None:
 def settle(store: Store) -> None:
     """Merge what is complete into one part, as the engine does by itself an hour later."""
     places = "SELECT DISTINCT table, partition_id FROM system.parts WHERE database = currentDatabase() AND active"
-    for table, partition in sorted(store.select(Statement(places, {}))):
-        store.execute(
-            Statement(f"OPTIMIZE TABLE {table} PARTITION ID '{partition}'", {}), {"optimize_skip_merged_partitions": 1}
-        )
+    for table, partition in store.select(Statement(f"{places} ORDER BY ALL", {})):
+        merge = Statement(f"OPTIMIZE TABLE {table} PARTITION ID '{partition}'", {})
+        store.execute(merge, {"optimize_skip_merged_partitions": 1})
 
 
 def duck_of(store: Store, directory: Path) -> duckdb.DuckDBPyConnection:

@@ -181,7 +181,10 @@ def test_a_breakdown_of_few_keys_is_one_look_at_each_table(watched: Watched, rea
     assert len(watched.asked) == 1
 
 
-ACROSS = {"metrics": ("credits", "requests"), "filters": (Filter("user", ("ann",)), Filter("kind", ("request",)))}
+ACROSS: dict[str, Any] = {
+    "metrics": ("credits", "requests"),
+    "filters": (Filter("user", ("ann",)), Filter("kind", ("request",))),
+}
 """By voice, of one user: no cube has both, so it is read from the calls."""
 
 
