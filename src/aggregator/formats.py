@@ -13,6 +13,10 @@ class Format(NamedTuple):
     name: str
     settings: dict[str, Setting]
 
+    def read_in_order(self) -> "Format":
+        """The same, of rows that lie in the order that is asked for (slices.py): nothing is sorted, nothing spilled."""
+        return self._replace(settings=self.settings | {"optimize_read_in_order": 1})
+
 
 CSV = Format(
     "csv",
@@ -30,10 +34,13 @@ CSV = Format(
 )
 _SORTED_OUT_OF_MEMORY: dict[str, Setting] = {
     # One statement gives the whole file. Reading in order would open every day of the range at once; a sort of its
-    # own spills to the disk instead of growing.
+    # own spills to the disk instead of growing. A second thread would hold as much again.
     "optimize_read_in_order": 0,
-    "max_bytes_before_external_sort": 64 * 1024 * 1024,
+    "max_threads": 1,
+    "max_bytes_before_external_sort": 16 * 1024 * 1024,
     "max_bytes_ratio_before_external_sort": 0,
+    "prefer_external_sort_block_bytes": 512 * 1024,  # of each sorted run while they are merged; unasked it is 16 MB
+    "temporary_files_buffer_size": 64 * 1024,  # likewise
 }
 PARQUET = Format(
     "parquet",
@@ -41,7 +48,8 @@ PARQUET = Format(
     "Parquet",
     {
         "output_format_parquet_compression_method": "zstd",
-        "output_format_parquet_row_group_size": 100_000,  # written, and read, at once: some 30 MB
+        "output_format_parquet_row_group_size": 50_000,  # written, and read, at once: some 15 MB
+        "output_format_parquet_write_bloom_filter": 0,  # a quarter of the time and a sixth of the file, for few readers
         **_SORTED_OUT_OF_MEMORY,
     },
 )

@@ -24,7 +24,7 @@ from aggregator.request_log import (
     requests_statement,
 )
 from aggregator.retention import Retention
-from aggregator.slices import counts_statement, grains_us, looks, most_calls, slices
+from aggregator.slices import counts_statement, grains_us, lies_in_order, looks, most_calls, slices
 from aggregator.store import Store
 
 _TOO_OLD = Problem("end", "")  # without its message, which says since when there are calls
@@ -100,7 +100,8 @@ class Reader:
         """All calls of the question, without a cap and in flat memory; a failure raises, in the middle too."""
         names = self._labels.of(query.audience.workspace, request_file.NAMED)
         if format is not CSV:
-            return self._store.stream([request_file.table_statement(query, names)], format)
+            written = format.read_in_order() if lies_in_order(query) else format
+            return self._store.stream([request_file.table_statement(query, names)], written)
         statements = (request_file.csv_statement(part, names) for part in self._slices(query))
         return _led(request_file.CSV_HEADER, self._store.stream(statements, CSV))
 

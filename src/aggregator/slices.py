@@ -25,6 +25,8 @@ ORDERED_CALLS = 50_000  # of several days, which are read at once: few enough to
 ORDERED_GRAINS_US = (DAY_US,)
 """The store's own: a day is a partition, and only within one do calls lie in order."""
 
+OPEN_DAYS = 7  # of which a single statement may hold a block each, some 5 MB of all columns
+
 
 FIRST_PAGES = 4  # of calls that the first look for a page goes through, whoever made them
 MORE_PAGES = 64  # times as many in the second; the third goes through all
@@ -51,6 +53,11 @@ def counts_statement(query: RequestsQuery, grain_us: int) -> Statement:
 def most_calls(query: RequestsQuery) -> int:
     """Of a slice that is not a single grain."""
     return ORDERED_CALLS if query.is_of_one_workspace else SLICE_CALLS
+
+
+def lies_in_order(query: RequestsQuery) -> bool:
+    """Whether a single statement can read all of it as it lies: a partition is a day, and all days are open at once."""
+    return query.is_of_one_workspace and (query.end_us - 1) // DAY_US - query.start_us // DAY_US < OPEN_DAYS
 
 
 def grains_us(query: RequestsQuery) -> Sequence[int]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,21 +13,23 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import pyarrow
+import pyarrow.ipc
 import pytest
 
 from aggregator import slices
 from aggregator.buckets import DAY_US, HOUR_US, from_us, shifts, to_us
 from aggregator.dimensions import Filter
-from aggregator.formats import CSV
-from aggregator.labels import Labels
+from aggregator.formats import ARROW, CSV
+from aggregator.labels import Labels, Names
 from aggregator.query import EVERYBODY, Audience, Statement
 from aggregator.reader import Reader
-from aggregator.request_file import csv_statement
+from aggregator.request_file import csv_statement, table_statement
 from aggregator.request_log import RequestsQuery
 from aggregator.store import Store
 from tests.aggregator.csv_oracle import requests_csv
 from tests.aggregator.events import NOON, call, us
-from usage_meter.event import MAX_TIME_US, UsageEvent
+from usage_meter.event import MAX_TIME_US, UsageEvent, id_text
 
 ACME = Audience("acme")
 DAY = RequestsQuery(us(NOON) - DAY_US, us(NOON) + DAY_US, audience=ACME, limit=1000)
@@ -287,18 +290,47 @@ def test_days_of_one_workspace_are_put_together_only_where_they_hold_little() ->
         RequestsQuery(us(NOON), us(NOON) + HOUR_US, filters=(Filter("workspace", ("acme",)),)),
     ],
 )
-def test_one_workspaces_calls_are_read_as_they_lie(store: Store, asked: RequestsQuery, descending: bool) -> None:
+@pytest.mark.parametrize("made", [csv_statement, table_statement])
+def test_one_workspaces_calls_are_read_as_they_lie(
+    store: Store, asked: RequestsQuery, descending: bool, made: Callable[[RequestsQuery, Names], Statement]
+) -> None:
     """Nothing is sorted, so nothing is held: not even calls that were corrected or came in several parts."""
     for version in (1, 2):
         store.insert([call(NOON + timedelta(seconds=i), version=version) for i in range(100)])
     query = replace(asked, descending=descending)
-    statement = csv_statement(query, {})
+    statement = made(query, {})
 
     steps = [str(row[0]) for row in store.select(Statement(f"EXPLAIN PIPELINE {statement.sql}", statement.parameters))]
 
     assert query.is_of_one_workspace
+    assert slices.lies_in_order(query)
     assert any("InReverseOrder" if descending else "InOrder" in step for step in steps), steps
     assert not [step for step in steps if "MergeSorting" in step]
+
+
+def test_what_lies_in_order_is_of_one_workspace_and_few_days() -> None:
+    days = replace(DAY, start_us=us(NOON), end_us=us(NOON) + (slices.OPEN_DAYS - 1) * DAY_US)
+
+    assert slices.lies_in_order(days)
+    assert not slices.lies_in_order(replace(days, end_us=days.end_us + DAY_US)), (
+        "noon to noon: a day more than its length"
+    )
+    assert not slices.lies_in_order(replace(days, audience=EVERYBODY))
+
+
+@pytest.mark.parametrize("days", [1, slices.OPEN_DAYS + 2])
+@pytest.mark.parametrize("descending", [True, False])
+def test_a_table_is_in_order_however_long_its_range(store: Store, reader: Reader, days: int, descending: bool) -> None:
+    random = Random(3)
+    calls = [call(NOON - timedelta(seconds=random.randrange(days * 86_400))) for _ in range(500)]
+    store.insert(calls)
+    store.insert([msgspec.structs.replace(one, credits_micro=7, version=2) for one in calls[::3]])
+    query = replace(DAY, start_us=us(NOON) - days * DAY_US, descending=descending)
+
+    file = pyarrow.ipc.open_file(b"".join(reader.requests_file(query, ARROW))).read_all()
+
+    wanted = sorted(((one.started_us, id_text(one.id)) for one in calls), reverse=descending)
+    assert [(to_us(at), id) for at, id in zip(file["time"].to_pylist(), file["id"].to_pylist(), strict=True)] == wanted
 
 
 def test_a_filter_for_several_workspaces_or_against_one_leaves_several() -> None:
