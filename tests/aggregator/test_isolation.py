@@ -5,6 +5,7 @@ the last digit, and must hold nothing of the others that was not in the question
 longer, and then a failure is shrunk as well.
 """
 
+import difflib
 import itertools
 import json
 import os
@@ -348,6 +349,13 @@ _MOVING = {
 }
 
 
+def changes(before: str, after: str) -> list[str]:
+    """The lines that are not in both, for a page is too long to be read as a whole."""
+    if before == after:
+        return []
+    return [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"] or ["endings"]
+
+
 @pytest.mark.timeout(120 + 10 * EXAMPLES)  # seconds: an example takes four
 @given(st.data())
 @PROFILE
@@ -364,7 +372,7 @@ def test_an_answer_does_not_depend_on_what_others_have(service: SharedService, d
         found = answer(service, world.asker, one)
         assert found[0] < 500, (one, found)
         if one.steady:
-            assert found == expected, one
+            assert (found[0], changes(expected[1], found[1])) == (expected[0], []), one
         # The audit log holds the asker's own questions for files.
         question = repr(asked) if "audit" in one.path else f"{one.path} {one.parameters} {one.body}"
         assert [secret for secret in world.secrets() if secret in found[1] and secret not in question] == [], one
