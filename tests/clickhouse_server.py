@@ -1,13 +1,12 @@
 """A ClickHouse server for tests: ClickHouse's HTTP interface over the real engine, chDB, as a process of its own.
 
-`python -m tests.clickhouse_server --path DIR --port N [--user NAME:PASSWORD:WHAT]` owns the chDB directory and answers
-as ClickHouse documents it, so that the service's own client speaks to it as to any server: the statement in
-the URL or the body, bound parameters, settings, the database and sessions in the URL, data behind an INSERT, bodies
-packed both ways, answers that stream in flat memory, exceptions with their code, in the middle of an answer too.
+`python -m tests.clickhouse_server --path DIR --port N [--user NAME:PASSWORD[:readonly]]` owns the chDB directory and
+answers as ClickHouse documents it, so that the service's own client speaks to it as to any server: the statement in the
+URL or the body, bound parameters, settings, the database and sessions in the URL, data behind an INSERT, bodies packed
+both ways, answers that stream in flat memory, exceptions with their code, in the middle of an answer too.
 
 What it is not: ClickHouse's own network code. There are no replicas, no clusters and no grants; a user is a name with a
-password, who may only read where WHAT is `readonly`, or finds an older server, which lacks the settings that WHAT
-names, divided by commas. An answer is Native without ClickHouse's protocol revision, as to
+password, who may only read where it says `readonly`. An answer is Native without ClickHouse's protocol revision, as to
 a client that names none. A statement whose client went away ends only when it next writes.
 """
 
@@ -122,11 +121,6 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
 class User:
     password: str
     readonly: bool = False
-    lacks: frozenset[str] = frozenset()
-
-    def refuse_lacking(self, text: str) -> None:
-        if unknown := self.lacks & set(re.findall(r"\w+", text)):
-            raise RefusedError(f"Code: 115. DB::Exception: Unknown setting '{min(unknown)}'. (UNKNOWN_SETTING)")
 
 
 class Engine:
@@ -158,7 +152,7 @@ class Engine:
         finally:
             lock.release()
 
-    def prepare(self, connection: Any, parameters: dict[str, str], user: User, readonly: int) -> None:
+    def prepare(self, connection: Any, parameters: dict[str, str], readonly: int) -> None:
         """The user's profile, then the database and the settings of the request."""
         if readonly == 1:
             self._run(connection, "SET readonly = 1")
@@ -166,7 +160,6 @@ class Engine:
             self._run(connection, f"USE `{database}`")
         given = {name: value for name, value in parameters.items() if name not in _TRANSPORT | _bound(parameters)}
         if given:
-            user.refuse_lacking(" ".join(given))
             self._run(connection, "SET " + ", ".join(f"{name} = {_quoted(value)}" for name, value in given.items()))
         if readonly == 2:
             self._run(connection, "SET readonly = 2")
@@ -227,10 +220,9 @@ class Handler(BaseHTTPRequestHandler):
         }
         try:
             self._refuse_too_much()
-            self._user = self._who()
-            readonly = 1 if self._user.readonly else 2 if self.command == "GET" else 0
+            readonly = 1 if self._who().readonly else 2 if self.command == "GET" else 0
             with self.engine.connection(self._parameters.get("session_id")) as connection:
-                self.engine.prepare(connection, self._parameters, self._user, readonly)
+                self.engine.prepare(connection, self._parameters, readonly)
                 self._run(connection, body)
         except RefusedError as error:
             self._headers["X-ClickHouse-Exception-Code"] = str(error.code)
@@ -281,12 +273,6 @@ class Handler(BaseHTTPRequestHandler):
             self._summarize(self.engine.run(connection, statement, "TabSeparated", self._parameters))
             self._say(200, b"")
             return
-        if self._user.lacks and "system.settings" in statement:  # the driver's own question after what it may set
-            names = ", ".join(map(_quoted, sorted(self._user.lacks)))
-            known = f"FROM (SELECT * FROM system.settings WHERE name NOT IN ({names}))"
-            statement = statement.replace("FROM system.settings", known)
-        else:
-            self._user.refuse_lacking(statement)
         found = _FORMAT.search(statement)
         format = found[1] if found else self._parameters.get("default_format", "TabSeparated")
         self._headers["X-ClickHouse-Format"] = format
@@ -401,8 +387,7 @@ def main() -> None:
 
 def _user(text: str) -> tuple[str, User]:
     name, password, what, *_ = [*text.split(":"), "", ""]
-    readonly = what == "readonly"
-    return name, User(password, readonly, frozenset() if readonly or not what else frozenset(what.split(",")))
+    return name, User(password, what == "readonly")
 
 
 @dataclass

@@ -51,6 +51,7 @@ _SETTINGS = {
     "use_skip_indexes_if_final_exact_mode": 1,  # an index must not revive the row that a correction replaced
     "async_insert": 0,  # an insert that returned must be stored
 }
+OLDEST = (26, 1)  # of ClickHouse: 25.8 lacks a setting of exports, and refuses how concurrency is asked for
 START_SECONDS = 60.0  # for a server that starts at the same time as we do
 _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 300  # while it computes, a server says so more often
@@ -98,7 +99,7 @@ class Store:
         try:
             first = _connect(url) if embedded else _connect_patiently(url, patience)
             self._clients.put(first)
-            self._known = frozenset(first.server_settings)
+            _refuse_older(first)
             self._bring_forward(first)
             for _ in range(CLIENTS - 1):
                 self._clients.put(_connect(url))
@@ -135,9 +136,7 @@ class Store:
         """Store events that are blocks already, best of a single day; when it returns they are safe."""
         with self._client() as client:
             try:
-                client.raw_insert(
-                    table, list(COLUMNS), blocks, settings=self._understood(_INSERT_SETTINGS), fmt="Native"
-                )
+                client.raw_insert(table, list(COLUMNS), blocks, settings=_INSERT_SETTINGS, fmt="Native")
             except ClickHouseError as error:
                 if getattr(error, "code", None) in _DATA_ERRORS:
                     raise RejectedError(_first_line(error)) from error
@@ -148,21 +147,20 @@ class Store:
         if not rows:
             return
         with self._client() as client:
-            client.insert(table, rows, column_names=list(columns), settings=self._understood(_SETTINGS))
+            client.insert(table, rows, column_names=list(columns), settings=_SETTINGS)
 
     def select(self, statement: Statement) -> list[Sequence[Any]]:
         """Raises TooLargeError when that takes more memory than a question may."""
         sql, parameters = self._bound(statement)
         with self._client() as client:
-            limits = {"max_threads": self._threads(), "max_memory_usage": self._question_bytes}
-            settings = self._understood(_SETTINGS | limits)
+            settings = _SETTINGS | {"max_threads": self._threads(), "max_memory_usage": self._question_bytes}
             return list(client.query(sql, parameters=parameters, settings=settings).result_rows)
 
     def execute(self, statement: Statement, settings: Mapping[str, int]) -> None:
         """A statement that changes tables by what is in them; done when it returns."""
         sql, parameters = self._bound(statement)
         with self._client() as client:
-            client.command(sql, parameters=parameters, settings=self._understood(_SETTINGS | dict(settings)))
+            client.command(sql, parameters=parameters, settings=_SETTINGS | dict(settings))
 
     def keep(self, retention: Retention) -> Retention:
         """Have the tables remove what is older from now on; the engine does it by itself, within hours.
@@ -212,8 +210,9 @@ class Store:
     def _written(self, client: Client, statement: Statement, format: Format) -> Pipe | Download:
         """The embedded engine streams only into a file; a server, over its connection."""
         sql, parameters = self._bound(statement)
-        wanted = self._understood(_STREAM_SETTINGS | format.settings)
-        settings = ", ".join(f"{name} = {_literal(value)}" for name, value in wanted.items())
+        settings = ", ".join(
+            f"{name} = {_literal(value)}" for name, value in (_STREAM_SETTINGS | format.settings).items()
+        )
         ending = f"FORMAT {format.name} SETTINGS {settings}"
         if not self._lock:
             return Download(lambda: client.raw_stream(f"{sql} {ending}", parameters=parameters))
@@ -238,11 +237,6 @@ class Store:
 
     def _bound(self, statement: Statement) -> Statement:
         return statement if self._lock else fitting(statement)
-
-    def _understood(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Those that the engine has: an older server refuses a statement for one that it lacks. Without them it takes
-        more memory or time, or does already what they say."""
-        return {name: value for name, value in settings.items() if name in self._known}
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
@@ -274,6 +268,15 @@ class Store:
         applied = client.query(schema.APPLIED).result_rows[0][0]
         for statement in schema.statements_after(applied, self._sections):
             client.command(statement)
+
+
+def _refuse_older(client: Client) -> None:
+    """Raises StoreError: a statement that the server does not know would fail much later, and say less."""
+    version = tuple(map(int, str(client.server_version).split(".")[:2]))
+    if version < OLDEST:
+        raise StoreError(
+            f"the store is ClickHouse {client.server_version}: must be {OLDEST[0]}.{OLDEST[1]} or newer; update it"
+        )
 
 
 def _connect_patiently(url: str, patience: float) -> Client:

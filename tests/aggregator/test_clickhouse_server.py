@@ -16,7 +16,7 @@ import redis
 
 from aggregator.cover import LEVELS
 from aggregator.errors import StoreError
-from aggregator.formats import CSV, FORMATS
+from aggregator.formats import CSV
 from aggregator.freshness import Freshness, arrivals_statements
 from aggregator.lease import Lease
 from aggregator.query import Statement
@@ -50,8 +50,7 @@ from tests.conftest import RedisServer, wait_until
 from tests.processes import ServiceProcess, repeatedly, serving
 from usage_meter import keys
 
-LATER = ("temporary_files_buffer_size", "use_skip_indexes_if_final_exact_mode", "prefer_external_sort_block_bytes")
-USERS = ("default:", "reader:secret:readonly", f"of_an_older_server::{','.join(LATER)}")
+USERS = ("default:", "reader:secret:readonly")
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +142,11 @@ def test_days_with_gaps_are_asked_for_in_several_statements() -> None:
     assert len(list(arrivals_statements(f"{NOON + timedelta(days=i):%Y%m%d}" for i in range(3000)))) == 1
 
 
-def test_an_older_server_lacks_settings_and_is_not_asked_for_them(server: ClickHouseServer, store: Store) -> None:
-    store.insert([call(voice="en")])
+def test_an_older_server_is_refused(server: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aggregator.store.OLDEST", (99, 1))
 
-    with Store(server.url("of_an_older_server")) as older:
-        older.insert([call(voice="en")])
-        assert older.select(Statement("SELECT voice FROM events FINAL", {})) == [("en",), ("en",)]
-        for format in FORMATS.values():
-            assert b"".join(older.stream([Statement("SELECT voice FROM events FINAL", {})], format))
+    with pytest.raises(StoreError, match=r"the store is ClickHouse \d+\.\d+.*: must be 99.1 or newer"):
+        Store(server.url())
 
 
 # Files
