@@ -338,13 +338,14 @@ def answer(service: SharedService, asker: Principal, asked: Asked) -> tuple[int,
     response = service.http.request(
         asked.method, asked.path, params=[*asked.parameters], json=asked.body, headers=service.headers(asker)
     )
-    # The moment up to which everything is stored moves on by itself, and so does what a month will come to at the
-    # pace so far; an error's own id is new each time.
+    # What moves on by itself: the moment up to which everything is stored, what a month will come to at the pace so far,
+    # and in a page the mean concurrency of a bucket that is still open; an error's own id is new each time.
     return response.status_code, re.sub(_MOVING[response.status_code == 200], "", response.text)
 
 
 _MOVING = {
-    True: r'"complete_until":"[^"]*"|\d\d:\d\d:\d\d|Projected</span>\s*<strong>[^/]*</strong>',
+    True: r'"complete_until":"[^"]*"|\d\d:\d\d:\d\d|Projected</span>\s*<strong>[^/]*</strong>'
+    r'|"s\d+":\d\.\d{6,}|<data value="\d\.\d{6,}"[^<]*',
     False: r'"request_id":"[^"]*"',
 }
 
