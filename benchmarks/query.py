@@ -180,9 +180,6 @@ class OnlyCalls:
     def has_flights(self, span: Span) -> bool:
         return True
 
-    def once(self, span: Span) -> Sequence[Span]:
-        return []
-
 
 def count(store: Store, table: str) -> int:
     return int(store.select(Statement(f"SELECT count() FROM {table}", {}))[0][0])

@@ -75,17 +75,6 @@ def spans_of(level: Level, buckets: Iterable[int]) -> list[Span]:
     return spans
 
 
-def without(span: Span, removed: Iterable[Span]) -> list[Span]:
-    """What is left of the span; `removed` rise."""
-    left, start_us = [], span.start_us
-    for one in removed:
-        if one.end_us <= start_us or span.end_us <= one.start_us:
-            continue
-        left.append(Span(start_us, one.start_us))
-        start_us = one.end_us
-    return [one for one in (*left, Span(start_us, span.end_us)) if one.start_us < one.end_us]
-
-
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Whole buckets of a level that stand beside one another, or (without a level) a stretch of calls."""

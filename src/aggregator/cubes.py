@@ -259,17 +259,6 @@ def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder, table: str = "events
     )
 
 
-def calls_of(level: Level, versions: Sequence[tuple[int, int]]) -> Statement:
-    """Rows `(bucket in seconds, calls)` of all workspaces. Any cube knows them; this one has the fewest rows."""
-    bind = Binder()
-    inside = published(versions, bind)
-    return Statement(
-        f"SELECT toUnixTimestamp(bucket) AS second, sum(calls) FROM {level.table} "
-        f"WHERE cube = '{CUBES[0].name}' AND {inside} GROUP BY second",
-        bind.parameters,
-    )
-
-
 def versions_statement(level: Level) -> Statement:
     """Rows `(bucket in seconds, version)` of the buckets that have rows of several versions."""
     return Statement(

@@ -15,9 +15,8 @@ from datetime import date, timedelta
 from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
-from aggregator.buckets import DAY_US, QUARTER_US, SECOND_US
-from aggregator.cover import DAYS, LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
-from aggregator.cubes import calls_of
+from aggregator.buckets import DAY_US, QUARTER_US
+from aggregator.cover import LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
 from aggregator.dimensions import Binder
 from aggregator.query import Statement
 
@@ -113,13 +112,12 @@ class Freshness:
         self._pointers: dict[Level, dict[int, Pointer]] = {level: {} for level in LEVELS}
         self._rising: dict[Level, list[int]] = {}  # the buckets of these pointers, rising
         self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
-        self._calls: dict[tuple[int, int], int] = {}  # of a day in a version: all calls, each once
         self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
         self._spans: dict[Level, list[Span]] = {}
         self._looks = 0  # begun
         self._looked = 0  # the last that succeeded
         self.labels_mark: tuple[int, int] | None = None
-        """As of the last look: changes when the labels do; None while there are none."""
+        """Changes when the labels do; None while there are none."""
 
     def ask(self, question: Callable[["Freshness"], T]) -> T:
         """What `question` makes of the store as it is now, by the methods below; nothing changes meanwhile.
@@ -164,25 +162,6 @@ class Freshness:
     def has_calls(self, span: Span) -> bool:
         """Whether a call may have begun in the span: in one of the quarters of an hour that it touches, one did."""
         return _has_any(self._newest[QUARTERS], span)
-
-    def once(self, span: Span) -> list[Span]:
-        """The whole days of the span in which no call lies twice: they have as many rows as calls.
-
-        Only of days that are computed and clean, whose calls are counted by their rollup. What comes later may be the
-        same call again: what is read of these days counts only if `arrived` says the same afterwards.
-        """
-        days = self.versions(DAYS, [Span(DAYS.ceiling(span.start_us), DAYS.floor(span.end_us))])
-        clean = [(day, version) for day, version in days if day not in self._dirty[DAYS]]
-        if unknown := [one for one in clean if one not in self._calls]:
-            found = {
-                int(second) * SECOND_US: int(calls) for second, calls in self._store.select(calls_of(DAYS, unknown))
-            }
-            self._calls |= {one: found.get(one[0], 0) for one in unknown}
-        return spans_of(DAYS, (one[0] for one in clean if self.rows(DAYS, one[0]) == self._calls[one]))
-
-    def arrived(self, spans: Iterable[Span]) -> Sequence[object]:
-        """Changes when anything comes to one of these days."""
-        return [self._marks.get(_day_of(day)) for span in spans for day in range(*span, DAY_US)]
 
     def has_flights(self, span: Span) -> bool:
         """Whether a call may have a part in the span."""

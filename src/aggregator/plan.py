@@ -40,8 +40,6 @@ class Known(Protocol):
 
     def has_flights(self, span: Span) -> bool: ...
 
-    def once(self, span: Span) -> Sequence[Span]: ...
-
 
 @dataclass(frozen=True, slots=True)
 class KeptPeak:
@@ -107,8 +105,6 @@ class Plan:
     versions: Mapping[Level, Versions]
     with_calls: tuple[Segment, ...] = ()
     with_flights: tuple[Segment, ...] = ()
-    once: tuple[Span, ...] = ()
-    """Parts of the stretches of calls in which no call lies twice, as long as nothing comes to these days."""
 
     def may_hold(self, segment: Segment, has_any: Callable[[Span], bool]) -> bool:
         """Of a clean bucket without a version there are no calls."""
@@ -136,12 +132,9 @@ def plan(query: UsageQuery, known: Known) -> Plan:
     segments, peaks = _few_calls(segments, MAX_CALL_SPANS), _few_calls(peaks, MAX_SWEEPS)
     versions = {level: known.versions(level, spans) for level, spans in by_level((*segments, *peaks)).items() if level}
     found = Plan(query, cube, segments, peaks, kept, versions)
-    with_calls = tuple(one for one in segments if found.may_hold(one, known.has_calls))
-    calls = [Span(one.start_us, one.end_us) for one in with_calls if one.level is None]
     return replace(
         found,
-        with_calls=with_calls,
-        once=tuple(span for one in calls for span in known.once(one)),
+        with_calls=tuple(one for one in segments if found.may_hold(one, known.has_calls)),
         with_flights=tuple(one for one in peaks if found.may_hold(one, known.has_flights)),
     )
 

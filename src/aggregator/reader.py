@@ -12,7 +12,7 @@ from aggregator.errors import NotFoundError, Problem, QueryError
 from aggregator.formats import CSV, Format
 from aggregator.freshness import Freshness
 from aggregator.labels import KeptNames, Labels
-from aggregator.plan import Plan, Top, plan
+from aggregator.plan import Plan, plan
 from aggregator.query import Audience, Statement, UsageAnswer, UsageQuery, named
 from aggregator.request_log import (
     RequestsAnswer,
@@ -51,20 +51,15 @@ class Reader:
 
     def usage(self, query: UsageQuery) -> UsageAnswer:
         complete_until_us = self._complete_until()  # before the rows are read: what comes meanwhile is not promised
-        answer, top = self._answered(query, complete_until_us)
-        names = self._names.of(query.audience.workspace, query.breakdown, self._freshness.labels_mark)
+        planned, labels_mark = self._freshness.ask(lambda known: (plan(query, known), known.labels_mark))
+        answer, top = self._answers.of(planned, complete_until_us)
+        names = self._names.of(query.audience.workspace, query.breakdown, labels_mark)
         answer, before = named(answer, names), query.previous() if query.compare else None
         if before:
-            previous, _ = self._answered(before, complete_until_us, top)
+            planned = self._freshness.ask(lambda known: plan(before, known))
+            previous, _ = self._answers.of(planned, complete_until_us, top)
             answer = replace(answer, previous=named(previous, names))
         return answer
-
-    def _answered(self, query: UsageQuery, complete_until_us: int, top: Top | None = None) -> tuple[UsageAnswer, Top]:
-        planned, arrived = self._freshness.ask(lambda known: _planned(query, known))
-        answered = self._answers.of(planned, complete_until_us, top)
-        if planned.once and self._freshness.ask(lambda known: known.arrived(planned.once)) != arrived:
-            return self._answers.of(replace(planned, once=()), complete_until_us, top)
-        return answered
 
     def _check_kept(self, planned: Plan) -> None:
         """Raises QueryError where the answer would be made from what may have been removed: it would be too small."""
@@ -136,11 +131,6 @@ class Reader:
         if not rows:
             raise NotFoundError(f"there is no request '{id}' here")
         return record(rows[0])
-
-
-def _planned(query: UsageQuery, known: Freshness) -> tuple[Plan, Sequence[object]]:
-    found = plan(query, known)
-    return found, known.arrived(found.once)
 
 
 def _led(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:

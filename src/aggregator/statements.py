@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aggregator.buckets import Run, runs
-from aggregator.cover import PEAKS, Level, Segment, Span, without
+from aggregator.cover import PEAKS, Level, Segment, Span
 from aggregator.cubes import published
 from aggregator.dimensions import Binder, expression
 from aggregator.measures import Component
@@ -203,8 +203,6 @@ class _Source:
 
     level: Level | None
     spans: tuple[Span, ...]
-    is_once: bool = False
-    """No call lies twice there: it may be filtered as it is read, and not only when all of its versions are known."""
 
     @property
     def whole(self) -> Span:
@@ -226,19 +224,11 @@ class _Source:
             where += [f"cube = '{plan.cube.name}'", published(plan.versions[self.level], bind)]
             return f"(SELECT {selected} FROM {self.level.table} {join}WHERE {' AND '.join(where)})"
         where.append(f"({' OR '.join(' AND '.join(in_range(*span, bind)) for span in self.spans)})")
-        table = "events" if self.is_once else "events FINAL"
-        return f"(SELECT {selected} FROM {table} {join}WHERE {' AND '.join(where)})"
+        return f"(SELECT {selected} FROM events FINAL {join}WHERE {' AND '.join(where)})"
 
 
 def _sources(plan: Plan) -> list[_Source]:
-    found = []
-    for level, spans in by_level(plan.with_calls).items():
-        if level is None and plan.once:
-            spans = [part for span in spans for part in without(span, plan.once)]
-            found.append(_Source(None, plan.once, is_once=True))
-        if spans:
-            found.append(_Source(level, tuple(spans)))
-    return found
+    return [_Source(level, tuple(spans)) for level, spans in by_level(plan.with_calls).items()]
 
 
 def _selected(keys: Sequence[str]) -> str:

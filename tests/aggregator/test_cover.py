@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aggregator.buckets import DAY_US, HOUR_US, INTERVALS, QUARTER_US, Interval, boundaries, to_us
-from aggregator.cover import DAYS, HOURS, MONTHS, QUARTERS, USAGE_LEVELS, Level, Segment, Span, cover, spans_of, without
+from aggregator.cover import DAYS, HOURS, MONTHS, QUARTERS, USAGE_LEVELS, Level, Segment, Span, cover, spans_of
 
 PROFILE = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -141,17 +141,3 @@ def test_a_month_ends_where_the_next_begins() -> None:
         assert MONTHS.ceiling(start) == start
         assert MONTHS.ceiling(start + 1) == to_us(following)
         day = following
-
-
-@pytest.mark.parametrize(
-    ("removed", "left"),
-    [
-        ([], [(10, 20)]),
-        ([(0, 10), (20, 30)], [(10, 20)]),
-        ([(10, 20)], []),
-        ([(0, 30)], []),
-        ([(5, 12), (14, 15), (15, 16), (18, 25)], [(12, 14), (16, 18)]),
-    ],
-)
-def test_what_is_left_of_a_span(removed: list[tuple[int, int]], left: list[tuple[int, int]]) -> None:
-    assert without(Span(10, 20), [Span(*one) for one in removed]) == [Span(*one) for one in left]

@@ -338,8 +338,8 @@ def answer(service: SharedService, asker: Principal, asked: Asked) -> tuple[int,
     response = service.http.request(
         asked.method, asked.path, params=[*asked.parameters], json=asked.body, headers=service.headers(asker)
     )
-    # What moves on by itself: the moment up to which everything is stored, what a month will come to at the pace so far,
-    # and in a page the mean concurrency of a bucket that is still open; an error's own id is new each time.
+    # What moves on by itself: the moment up to which everything is stored, what a month will come to at the pace so
+    # far, and in a page the mean concurrency of a bucket that is still open; an error's own id is new each time.
     return response.status_code, re.sub(_MOVING[response.status_code == 200], "", response.text)
 
 
