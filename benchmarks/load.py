@@ -18,7 +18,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -28,7 +27,7 @@ import redis
 from aggregator.tokens import OPERATOR, Principal, Tokens
 from benchmarks.recorder import calls
 from tests.conftest import wait_until
-from tests.processes import serving
+from tests.processes import alongside, serving
 from usage_meter import keys
 from usage_meter.event import FORMAT_VERSION, concatenated, new_id, pack
 
@@ -65,23 +64,12 @@ class Apps:
         self.waiting.append(self._redis.xlen(keys.events(0)))
         self.sent += len(events)
 
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def go_on() -> None:
-            due = time.monotonic()
-            while not stop.wait(max(0.0, due - time.monotonic())):
-                self.send()
-                due += self._pause
-
-        thread = threading.Thread(target=go_on)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def go_on(self, stop: threading.Event) -> None:
+        """At the rate, however long a sending takes."""
+        due = time.monotonic()
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            self.send()
+            due += self._pause
 
 
 class Clients:
@@ -155,7 +143,7 @@ def main() -> None:
         apps = Apps(redis_client, arguments.events)
         address = service.page.rstrip("/")
         clients = Clients(address, principals, Tokens(SECRET))
-        with apps.sending():
+        with alongside(apps.go_on):
             time.sleep(WARM_SECONDS)
             begun, before = time.monotonic(), apps.sent
             clients.ask(arguments.seconds)

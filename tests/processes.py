@@ -22,21 +22,28 @@ COMMAND = str(Path(sys.executable).parent / "usage-meter")
 
 
 @contextmanager
-def repeatedly(act: Callable[[], object], pause: float) -> Iterator[None]:
-    """Does it again and again in a thread of its own, so many seconds apart, for as long as the block lasts."""
+def alongside(work: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Does it in a thread of its own, which is told by the event that the block is over, and waited for."""
     stop = threading.Event()
-
-    def go_on() -> None:
-        while not stop.wait(pause):
-            act()
-
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=work, args=(stop,))
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+
+
+@contextmanager
+def repeatedly(act: Callable[[], object], pause: float) -> Iterator[None]:
+    """Does it again and again, so many seconds apart, for as long as the block lasts."""
+
+    def go_on(stop: threading.Event) -> None:
+        while not stop.wait(pause):
+            act()
+
+    with alongside(go_on):
+        yield
 
 
 @dataclass

@@ -49,7 +49,8 @@ class HTTPCall(ASGICall):
             self.disconnected = True
 
     async def send(self, message: Message) -> None:
-        """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded."""
+        """The app's `send`. What a message means is noted before it leaves, so that an answer is never unrecorded; with
+        the last the call is recorded, and corrected when its client then turns out to be gone, or slow."""
         try:
             last = self._note_sent(message) and not self.finished
         except Exception as error:  # guarded, as above

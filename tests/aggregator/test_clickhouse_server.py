@@ -5,7 +5,7 @@ import io
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from tests.aggregator.test_store import (  # noqa: F401
 )
 from tests.clickhouse_server import ClickHouseServer, clickhouse_server
 from tests.conftest import RedisServer, wait_until
-from tests.processes import ServiceProcess, repeatedly, serving
+from tests.processes import ServiceProcess, alongside, repeatedly, serving
 from usage_meter import keys
 
 USERS = ("default:", "reader:secret:readonly")
@@ -238,18 +238,12 @@ def test_a_server_that_is_away_at_the_start_and_later_costs_nothing(
     assert "Traceback" not in log.read_text()
 
 
-@contextmanager
-def starts_when(server: ClickHouseServer, moment: Callable[[], bool]) -> Iterator[None]:
-    def wait() -> None:
+def starts_when(server: ClickHouseServer, moment: Callable[[], bool]) -> AbstractContextManager[None]:
+    def wait(_: threading.Event) -> None:
         wait_until(moment, "it is time to start the server", 60)
         server.start()
 
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    try:
-        yield
-    finally:
-        waiting.join()
+    return alongside(wait)
 
 
 def test_several_aggregators_share_a_server_and_one_is_killed(
