@@ -98,10 +98,12 @@ class Disk:
             orphan = JournalDirectory.seize(path)
             if orphan is None:
                 return
-            for file in orphan.files():
-                with self._making:
-                    found.append(self._held(path.parent).take(file))
-            orphan.remove_if_empty()
+            try:
+                for file in orphan.files():
+                    with self._making:
+                        found.append(self._held(path.parent).take(file))
+            finally:  # also what could not be moved: held on to, it would look alive to everybody, to us as well
+                orphan.remove_if_empty()
         except OSError as error:  # another process was quicker, or a later look will succeed
             logger.debug("cannot take over %s: %s", path, error)
 

@@ -14,10 +14,11 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from usage_meter.disk import Disk
-from usage_meter.journal_directory import map_file
+from usage_meter.journal_directory import is_passing, map_file
 from usage_meter.segment import MAX_EVENT_BYTES, SEGMENT_BYTES, Segment, Slice
 
 logger = logging.getLogger("usage_meter")
@@ -103,7 +104,9 @@ class Journal:
         """
         in_memory = reason == "memory_full"
         if self._waiting and not in_memory:
-            self._take_in(_opened(self._waiting.popleft()))
+            with suppress(OSError):  # it can be looked into later
+                self._take_in(_opened(self._waiting[0]))
+                self._waiting.popleft()
         oldest = [*(chain[0] for chain in self._chains.values() if len(chain) > 1), *self._found]
         candidates = [segment for segment in oldest if (segment.path is None) == in_memory]
         if not candidates:
@@ -160,7 +163,10 @@ class Journal:
             return bool(self._waiting) or any(len(chain) > 1 and chain[-2].unsent for chain in chains)
 
     def next_slice(self, chain: int, after: Segment | None = None) -> tuple[Segment, Slice] | None:
-        """What to send next from a chain, or once a segment of it (`after`) is sent."""
+        """What to send next from a chain, or once a segment of it (`after`) is sent.
+
+        Raises OSError while its file cannot be opened because the process has run out of something.
+        """
         while segment := self._next_segment(chain, after):
             if not segment.mapped and not self._map(segment):
                 continue
@@ -230,7 +236,12 @@ class Journal:
             path = self._waiting.popleft() if chain == FOUND and self._waiting else None
         if path is None:
             return None
-        found = _opened(path)
+        try:
+            found = _opened(path)
+        except OSError:
+            with self._lock:
+                self._waiting.appendleft(path)
+            raise
         with self._lock:
             self._take_in(found)
         return self._next_segment(chain, after)
@@ -240,6 +251,8 @@ class Journal:
         try:
             memory = map_file(segment.file)
         except OSError as error:
+            if is_passing(error):
+                raise
             logger.warning("a journal file is gone: %s", error)
             memory = None
         with self._lock:
@@ -267,11 +280,13 @@ class Journal:
 
 
 def _opened(path: Path) -> Segment | None:
-    """The segment in a dead process's file, checked; a file with nothing in it is deleted."""
+    """The segment in a dead process's file, checked; a file with nothing in it is deleted. Raises OSError as above."""
     try:
         memory = map_file(path)
         segment = Segment.read(memory, path) if memory else None
     except (OSError, ValueError) as error:  # stays where it is: another version may read it
+        if isinstance(error, OSError) and is_passing(error):
+            raise
         logger.warning("cannot read the journal file %s: %s", path, error)
         return None
     if segment is None:

@@ -5,6 +5,7 @@ it never comes back for another. Whoever can take the lock of a directory that i
 """
 
 import contextlib
+import errno
 import mmap
 import os
 import stat
@@ -40,8 +41,9 @@ class JournalDirectory:
 
     @classmethod
     def create(cls, parent: Path, name: str) -> Self:
-        """A new one under `parent`, which is made too (mode 0700) where it does not exist."""
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """A new one under `parent`, which is made too where it does not exist, and so is what that lies in."""
+        for made in (parent.parent, parent):  # the mode is that of the last one only, and `owned` looks at both
+            made.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = parent / name
         new = path if path.exists() else parent / f"{UNBORN}{name}"
         new.mkdir(mode=0o700, exist_ok=True)
@@ -49,7 +51,11 @@ class JournalDirectory:
         if directory is None:
             raise BlockingIOError(f"{path} is held by another process")
         if new != path:
-            new.rename(path)
+            try:
+                new.rename(path)
+            except OSError:
+                directory.release()  # to be made again under the same name
+                raise
             directory.path = path
         return directory
 
@@ -118,6 +124,11 @@ def map_file(path: Path) -> mmap.mmap | None:
     """None for a file of no size: its process died before the first block."""
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), 0) if os.fstat(file.fileno()).st_size else None
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether the process has run out of something for now: of open files, as a rule. The file is as it was."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def owned(path: Path) -> bool:

@@ -1,15 +1,17 @@
 """What the journal promises: nothing that was appended is lost, unless the cap demands it, and then it is counted."""
 
 import os
+import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from usage_meter.disk import Disk
 from usage_meter.journal import FOUND, Journal
-from usage_meter.journal_directory import SUFFIX, JournalDirectory
+from usage_meter.journal_directory import SUFFIX, UNBORN, JournalDirectory, owned
 from usage_meter.segment import DATA, HEADER_WORDS, MAX_EVENT_BYTES, SEGMENT_BYTES, WORD
 
 MIB = 1024 * 1024
@@ -339,6 +341,85 @@ def test_a_file_deleted_while_it_waits_is_counted(make: Make, parent: Path) -> N
 
     assert journal.dropped["journal_lost"] == 10_000 - sent
     assert sent > 8000
+
+
+@pytest.fixture
+def no_more_files() -> Callable[[], AbstractContextManager[None]]:
+    """While it is entered, the process can open no file."""
+
+    @contextmanager
+    def none() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return none
+
+
+def test_a_process_out_of_open_files_loses_nothing_of_what_waits(
+    make: Make, no_more_files: Callable[[], AbstractContextManager[None]]
+) -> None:
+    journal = make("a")
+    for _ in range(10_000):
+        journal.append(0, bytes(1000))
+
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        journal.next_slice(0)
+
+    assert sum(len(piece) for piece in send(journal)) == 10_000_000
+    assert journal.dropped == {}
+
+
+def test_nor_of_what_a_dead_process_left(make: Make, no_more_files: Callable[[], AbstractContextManager[None]]) -> None:
+    dead, journal = make("dead"), make("a")
+    dead.append(0, b"event")
+    die(dead)
+    journal.look_around()
+
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        journal.next_slice(FOUND)
+
+    assert send(journal, FOUND) == [b"event"]
+
+
+def test_what_could_not_be_taken_over_is_at_the_next_look(make: Make, parent: Path) -> None:
+    dead, journal = make("dead"), make("a")
+    dead.append(0, b"event")
+    die(dead)
+    in_the_way = parent / f"{UNBORN}a"
+    in_the_way.write_text("a file, where our own directory should be made")
+    journal.look_around()
+    assert journal.chains() == []
+
+    in_the_way.unlink()
+    journal.look_around()
+
+    assert send(journal, FOUND) == [b"event"]
+
+
+def test_a_process_id_that_comes_again_hides_no_orphan(make: Make, parent: Path) -> None:
+    dead = make(f"host-{os.getpid()}-0badcafe")  # as a container names its only process, each time
+    dead.append(0, b"event")
+    die(dead)
+
+    journal = make(f"host-{os.getpid()}-600dcafe")
+    journal.look_around()
+
+    assert send(journal, FOUND) == [b"event"]
+
+
+def test_a_directory_is_this_user_s_own_whatever_the_umask(tmp_path: Path) -> None:
+    usual = os.umask(0o002)  # as many systems set it
+    try:
+        JournalDirectory.create(tmp_path / "home" / "redis", "a").release()
+    finally:
+        os.umask(usual)
+
+    assert owned(tmp_path / "home")
+    assert owned(tmp_path / "home" / "redis")
 
 
 def test_an_event_too_large_to_be_kept_is_counted(make: Make) -> None:
