@@ -61,12 +61,12 @@ class Destination:
         except (ResponseError, KeyError):
             return ""
 
-    def last_id(self, shard: int) -> StreamId:
-        """The last id that a shard's stream has given; (0, 0) where there is no stream, or it may not be asked."""
+    def last_id(self, shard: int) -> StreamId | None:
+        """The last id that a shard's stream has given; (0, 0) where there is no stream, None if it may not be asked."""
         try:
             answer = self._node(keys.events(shard)).xinfo_stream(keys.events(shard))
-        except ResponseError:
-            return 0, 0
+        except ResponseError as error:
+            return (0, 0) if "no such key" in str(error) else None
         return stream_id(answer["last-generated-id"])
 
     def increase(self, shard: int, increase: Increase) -> str | None:

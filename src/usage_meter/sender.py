@@ -148,10 +148,11 @@ class Sender:
     def _meet(self, shard: int) -> None:
         """Who answers for a shard? Another server than before, or one whose stream went back, forgot something."""
         self._journal.meet(shard, self._destination.server(shard))
+        before = self._last_ids.get(shard, (0, 0))
         last_id = self._destination.last_id(shard)
-        if last_id < self._last_ids.get(shard, (0, 0)):
+        if last_id is not None and last_id < before:
             self._journal.rewind(shard)
-        self._last_ids[shard] = last_id
+        self._last_ids[shard] = before if last_id is None else last_id
 
     def _flush(self, chain: int) -> None:
         """The next slice of a chain, with what is live of its shard."""

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import RedisServer, wait_until
-from usage_meter import Meter, UsageEvent, keys
+from usage_meter import Meter, UsageEvent, keys, sender
 from usage_meter.event import FORMAT_VERSION, new_id, unpack
 from usage_meter.recorder import Recorder, Statistics
 from usage_meter.settings import MeterSettings
+
+GRANTED = (Path(__file__).parents[2] / "docs/operations.md").read_text().split("~um:*")[1].split("`")[0].split()
 
 
 def an_event(**fields: object) -> UsageEvent:
@@ -44,6 +46,11 @@ def meter(redis_server: RedisServer, tmp_path: Path) -> Iterator[Meter]:
     meter = Meter(redis_server.url, journal_dir=tmp_path / "journal", environ={})
     yield meter
     meter.close()
+
+
+@pytest.fixture
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "HEARTBEAT_SECONDS", 0.1)
 
 
 def test_what_was_recorded_arrives_in_order(meter: Meter, redis_client: Any) -> None:
@@ -321,6 +328,7 @@ def test_without_a_thread_events_are_kept_until_there_is_one(meter: Meter, redis
     assert stored(redis_client) == [first, second]
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 def test_a_stream_that_has_gone_back_gets_again_what_it_lost(meter: Meter, redis_client: Any) -> None:
     events = [an_event() for _ in range(10)]
     for event in events:
@@ -334,6 +342,65 @@ def test_a_stream_that_has_gone_back_gets_again_what_it_lost(meter: Meter, redis
     wait_until(lambda: stored(redis_client) == events, "all are there again")
     assert meter.recorder.statistics().resent == 10
     assert meter.recorder.statistics().sent == 10
+
+
+LOOKS = ("-info", "-xinfo")  # by which an app sees that its Redis has lost something
+
+
+def restricted(redis_server: RedisServer, client: Any, *denied: str) -> str:
+    """The URL of a user of this Redis who may do what an app does (docs/operations.md), but for what is denied."""
+    client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", "~um:*", *GRANTED, *denied)
+    return redis_server.url.replace("//", "//app:secret@")
+
+
+def test_a_user_with_no_more_rights_than_an_app_needs(
+    redis_server: RedisServer, redis_client: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = restricted(redis_server, redis_client)
+    with Meter(url, journal_dir=tmp_path / "journal", environ={}) as meter:
+        meter.recorder.enter(an_event())
+        event = an_event(user="alice", credits_micro=1)
+        meter.record(event)
+        wait_until(lambda: redis_client.keys("um:{0}:inflight:*"), "calls in flight are published")
+
+    assert stored(redis_client) == [event]
+    assert redis_client.zscore(keys.live(0, "credits", "user", keys.period_name("month", time.time()), "acme"), "alice")
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("quick_heartbeat")
+def test_a_redis_that_may_not_be_asked_what_it_has_gets_each_event_once(
+    redis_server: RedisServer, redis_client: Any, tmp_path: Path
+) -> None:
+    event = an_event()
+    url = restricted(redis_server, redis_client, *LOOKS)
+    with Meter(url, journal_dir=tmp_path / "journal", environ={}) as meter:
+        meter.record(event)
+        name = meter.recorder.instance
+        for _ in range(2):
+            last = redis_client.zscore(keys.INSTANCES, name) or 0
+            wait_until(lambda last=last: (redis_client.zscore(keys.INSTANCES, name) or 0) > last, "it says it lives")
+
+    assert stored(redis_client) == [event]
+    assert meter.recorder.statistics().resent == 0
+
+
+@pytest.mark.usefixtures("quick_heartbeat")
+def test_a_redis_that_hides_its_run_id_is_seen_to_have_gone_back_by_its_stream(
+    redis_server: RedisServer, redis_client: Any, tmp_path: Path
+) -> None:
+    events = [an_event() for _ in range(10)]
+    url = restricted(redis_server, redis_client, "-info")
+    with Meter(url, journal_dir=tmp_path / "journal", environ={}) as meter:
+        for event in events:
+            meter.record(event)
+        wait_until(lambda: meter.recorder.statistics().sent == 10, "all are sent")
+
+        redis_client.delete(keys.events(0))  # as a replica that was promoted too early does it
+
+        wait_until(lambda: meter.recorder.statistics().resent == 10, "all are sent again")
+
+    assert stored(redis_client) == events
 
 
 def test_an_opened_recorder_sends_what_a_dead_process_left_before_any_call(
