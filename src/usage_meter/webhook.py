@@ -84,6 +84,7 @@ class Webhook:
         self._method = str(method).upper()
         self._identity = self._identified(caller, cause)
         self._next = attempt
+        self._entered: list[Attempt] = []  # and not left yet
         self._facts: dict[str, object] = {
             "route": route or self._address,
             "request_id": request_id or (_request_id(cause) if cause else ""),
@@ -103,12 +104,18 @@ class Webhook:
         attempt = self.begin()
         attempt.outer = delivering.get()
         delivering.set(attempt)
+        self._entered.append(attempt)
         return attempt
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if attempt := delivering.get():
+        """It may be left in another context than it was entered in, as a dependency of FastAPI is."""
+        attempt = delivering.get()
+        if attempt is not None and attempt in self._entered:
             delivering.set(attempt.outer)
-            attempt.ended(error)
+        else:
+            attempt = self._entered[-1]
+        self._entered.remove(attempt)
+        attempt.ended(error)
 
     async def __aenter__(self) -> Attempt:
         return self.__enter__()
@@ -141,6 +148,8 @@ class Exchange:
 
     def __init__(self, meter: Metered, method: str, url: object, headers: Mapping[str, Any]) -> None:
         entered = delivering.get()
+        if entered is not None and entered.finished:  # a task that was begun within it outlives it
+            entered = None
         self._ends = entered is None
         self._attempt = entered or Webhook(meter, url, method=method).begin()
         self._attempt.event.request_bytes += content_length(headers)

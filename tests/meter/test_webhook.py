@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import fastapi
 import httpx
 import pytest
 import requests
+from starlette.testclient import TestClient
 
 from tests.conftest import RedisServer, wait_until
 from tests.meter.fakes import ListMeter
@@ -20,7 +22,7 @@ from usage_meter.call import Call
 from usage_meter.current import current
 from usage_meter.httpx import AsyncUsageMeterTransport, UsageMeterTransport
 from usage_meter.requests import UsageMeterAdapter
-from usage_meter.webhook import Webhook, public_address
+from usage_meter.webhook import Attempt, Webhook, public_address
 
 URL = "https://hooks.acme.com/transcripts/done?signature=secret"
 ALICE = Caller("acme", "alice", ("staff",), "sk_0123456789abcdef")
@@ -214,6 +216,43 @@ def test_a_request_within_a_webhook_is_its_attempt(post: Any, meter: ListMeter, 
     assert {(event.user, event.route, event.request_bytes, event.response_bytes) for event in meter.events} == {
         ("alice", "done", len(BODY), 5)
     }
+
+
+def test_one_that_is_left_in_another_context_is_recorded_all_the_same(meter: ListMeter) -> None:
+    app = fastapi.FastAPI()
+
+    def delivery() -> Iterator[Attempt]:  # FastAPI enters and leaves it in two threads, each with a context of its own
+        with Webhook(meter, URL) as attempt:
+            yield attempt
+
+    @app.get("/")
+    def deliver(attempt: Annotated[Attempt, fastapi.Depends(delivery)]) -> None:
+        attempt.answered(202)
+
+    with TestClient(app) as client:
+        assert client.get("/").status_code == 200
+
+    assert said(meter.event) == ("1", 202, "ok", "")
+
+
+async def test_a_task_that_outlives_an_attempt_makes_its_own(meter: ListMeter, receiver: str) -> None:
+    over = asyncio.Event()
+
+    async def later() -> None:
+        await over.wait()
+        async with httpx.AsyncClient(transport=AsyncUsageMeterTransport(meter)) as client:
+            await client.post(f"http://{receiver}/hooks/503", content=BODY)
+
+    async with Webhook(meter, URL, route="done") as attempt:
+        task = asyncio.create_task(later())
+        attempt.answered(200)
+    over.set()
+    await task
+
+    assert [(event.route, event.status) for event in meter.events] == [
+        ("done", 200),
+        (f"{receiver}/hooks/503", 503),
+    ]
 
 
 @pytest.mark.parametrize(
