@@ -364,3 +364,15 @@ ALTER TABLE usage_1mo MODIFY SETTING
 ;
 ALTER TABLE peaks_15m MODIFY SETTING
     min_age_to_force_merge_seconds = 3600, min_age_to_force_merge_on_partition_only = 1
+
+-- version 7: users and API keys with a dictionary
+-- As of everything else that a call is told apart by: a question about one user or one key then compares a number in
+--   each row instead of a text, in half the time, and a part is not larger. Of a million users in a day the engine keeps
+--   many dictionaries: a call takes a tenth more space then, and such a question a third longer.
+--   The engine rewrites the columns of what is stored in the background, and reads the old ones until then.
+ALTER TABLE events
+    MODIFY COLUMN user LowCardinality(String) CODEC(ZSTD(1)),
+    MODIFY COLUMN api_key LowCardinality(String) CODEC(ZSTD(1))
+SETTINGS alter_sync = 0
+;
+ALTER TABLE unsealed MODIFY COLUMN user LowCardinality(String), MODIFY COLUMN api_key LowCardinality(String)

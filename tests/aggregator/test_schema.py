@@ -118,6 +118,26 @@ def whole(bins: Sequence[int]) -> Sketch:
     return Sketch([], "00").merged(Sketch([], (head + cells).hex()))
 
 
+def test_users_and_keys_of_old_stores_are_found_as_before(tmp_path: Path) -> None:
+    """Before the engine has rewritten them, while it does, and after."""
+    url, known = f"chdb://{tmp_path}", released()
+    asked = Statement("SELECT user, api_key, count() FROM events FINAL WHERE user = 'alice' GROUP BY ALL", {})
+    with Store(url, known[:6]) as store:
+        store.insert([call(api_key="key"), call(user="bob")])
+
+    with Store(url) as store:
+        assert store.select(asked) == [("alice", "key", 1)]
+        store.insert([call(api_key="key")])
+        rewritten = Statement("SELECT count() FROM system.mutations WHERE NOT is_done", {})
+        wait_until(lambda: store.select(rewritten) == [(0,)], "all columns are rewritten")
+        assert store.select(asked) == [("alice", "key", 2)]
+        for table in ("events", "unsealed"):
+            changed = [
+                type for where, name, type in columns(store) if (where, name) in ((table, "user"), (table, "api_key"))
+            ]
+            assert changed == ["LowCardinality(String)"] * 2
+
+
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_a_crash_in_the_middle_of_a_section_is_healed_by_the_next_start(tmp_path: Path, done: int) -> None:
     *before, last = released()

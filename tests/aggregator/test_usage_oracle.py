@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from aggregator.rollup import Rollup
 from aggregator.store import Store
 from tests.aggregator import oracle
 from tests.aggregator.crashing import CrashedError, Crashing
+from tests.aggregator.events import call
 from tests.aggregator.oracle import QUARTER_US, Condition, Question
 from tests.aggregator.service import TestedService
 from tests.conftest import RedisServer
@@ -281,6 +282,43 @@ def happen(life: Life, what: str, before: list[UsageEvent], ask: Callable[[], Qu
         life.deliver(before)
     else:
         check(life.service, life.received, ask())
+
+
+@pytest.mark.parametrize("interval", ["hour", "day", "week", "month", "total"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+def test_what_no_rollup_answers_is_exact_at_the_edges_of_days(life: Life, zone: str, interval: str) -> None:
+    """Given calls around each midnight of a month's end, some of them corrected, I expect the oracle's answer to what
+    crosses two cubes: whole days are read by another statement than what lies before and behind them."""
+    workspace, first = f"w{next(_names)}", oracle.micros("2026-01-29T00:00:00+00:00")
+    moments = [first + day * DAY_US + beside for day in range(6) for beside in (-1, 0, 1, DAY_US // 3)]
+    calls = [one_call(workspace, moment, i) for i, moment in enumerate(moments)]
+    corrected = [msgspec.structs.replace(one, version=2, voice="en-gb", credits_micro=7) for one in calls[::3]]
+    life.received = []
+    for events in (calls, corrected, calls[:5]):
+        life.deliver(events)
+
+    for start_us, end_us in ((first, first + 5 * DAY_US), (first - 1, first + 5 * DAY_US + 1), (first + 1, moments[9])):
+        question = Question(
+            start_us,
+            end_us,
+            zone,
+            interval,
+            ("credits", "latency_p95"),
+            ("voice",),
+            (Condition("workspace", (workspace,)), Condition("user", ("alice",))),
+        )
+        check(life.service, life.received, question)
+
+
+def one_call(workspace: str, started_us: int, number: int) -> UsageEvent:
+    return call(
+        datetime.fromtimestamp(0, UTC) + timedelta(microseconds=started_us),
+        credits=number + 1,
+        workspace=workspace,
+        user=("alice", "bob")[number % 5 == 0],
+        voice=("en-us", "de-de")[number % 2],
+        duration_us=1000 * (number + 1),
+    )
 
 
 @given(st.data())
