@@ -91,7 +91,7 @@ def test_a_redis_that_comes_back_empty_after_the_app_was_closed(start_app: Start
 def test_a_redis_that_accepts_but_never_answers(start_app: StartApp, tmp_path: Path) -> None:
     server = RedisServer(tmp_path, port=free_port())
     with socket.create_server(("127.0.0.1", server.port)):
-        app = start_app("uvicorn", server.url, USAGE_METER_REDIS_TIMEOUT="5")
+        app = start_app("uvicorn", server.url)
         with Traffic(app.port) as traffic:
             traffic.wait_for(1000)
 
