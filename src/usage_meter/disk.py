@@ -9,6 +9,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from usage_meter.journal_directory import UNBORN, File, JournalDirectory, bytes_in
 
@@ -16,6 +17,13 @@ logger = logging.getLogger("usage_meter")
 
 AGAIN_SECONDS = 5.0  # between two attempts at a disk that failed
 UNBORN_SECONDS = 60.0  # a living process locks its new directory at once
+
+
+class Left(NamedTuple):
+    """A file that a dead process left. One that was closed in order is as short as what is in it."""
+
+    path: Path
+    size: int  # bytes
 
 
 class Disk:
@@ -48,9 +56,9 @@ class Disk:
         if not self._spares and (file := self._new_file()):
             self._spares.append(file)
 
-    def look_around(self) -> list[Path]:
+    def look_around(self) -> list[Left]:
         """Move what dead processes left here; see how much disk the living ones take."""
-        found: list[Path] = []
+        found: list[Left] = []
         if self._parent is not None and self._parent.is_dir():
             for path in self._parent.iterdir():
                 if path.name.startswith(UNBORN):
@@ -92,7 +100,7 @@ class Disk:
             self._directory = JournalDirectory.create(parent, self._name)
         return self._directory
 
-    def _adopt(self, path: Path, found: list[Path]) -> None:
+    def _adopt(self, path: Path, found: list[Left]) -> None:
         """Move the files of a dead process; nothing while it lives."""
         try:
             orphan = JournalDirectory.seize(path)
@@ -100,8 +108,9 @@ class Disk:
                 return
             try:
                 for file in orphan.files():
+                    size = file.stat().st_size
                     with self._making:
-                        found.append(self._held(path.parent).take(file))
+                        found.append(Left(self._held(path.parent).take(file), size))
             finally:  # also what could not be moved: held on to, it would look alive to everybody, to us as well
                 orphan.remove_if_empty()
         except OSError as error:  # another process was quicker, or a later look will succeed

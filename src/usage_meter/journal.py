@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from usage_meter.disk import Disk
+from usage_meter.disk import Disk, Left
 from usage_meter.journal_directory import is_passing, map_file
 from usage_meter.segment import MAX_EVENT_BYTES, SEGMENT_BYTES, Segment, Slice
 
@@ -44,7 +44,7 @@ class Journal:
         self._chains: dict[int, deque[Segment]] = {}  # per shard
         self._written: dict[int, Segment] = {}  # the last of each chain
         self._found: deque[Segment] = deque()  # of dead processes
-        self._waiting: deque[Path] = deque()  # of dead processes, not yet looked into
+        self._waiting: deque[Left] = deque()  # of dead processes, not yet looked into
         self._servers: dict[int, str] = {}
         self._closed = False
         self.grown = threading.Event()  # a segment was begun: there may be much to send
@@ -67,7 +67,9 @@ class Journal:
     def queued_bytes(self) -> int:
         """What is still to be sent."""
         with self._lock:
-            return sum(segment.queued_bytes() for segment in self._segments()) + len(self._waiting) * SEGMENT_BYTES
+            return sum(segment.queued_bytes() for segment in self._segments()) + sum(
+                left.size for left in self._waiting
+            )
 
     def _begin(self, shard: int) -> Segment:
         """A new segment at the end of a shard's chain; without a system call where a file was prepared for it."""
@@ -105,7 +107,7 @@ class Journal:
         in_memory = reason == "memory_full"
         if self._waiting and not in_memory:
             with suppress(OSError):  # it can be looked into later
-                self._take_in(_opened(self._waiting[0]))
+                self._take_in(_opened(self._waiting[0].path))
                 self._waiting.popleft()
         oldest = [*(chain[0] for chain in self._chains.values() if len(chain) > 1), *self._found]
         candidates = [segment for segment in oldest if (segment.path is None) == in_memory]
@@ -125,8 +127,11 @@ class Journal:
         segment.unmap()
 
     def _disk_bytes(self) -> int:
-        own = sum(1 for segment in self._segments() if segment.path) + len(self._waiting) + self._disk.spares
-        return self._disk.others_bytes + own * SEGMENT_BYTES
+        own = sum(segment.size for segment in self._segments() if segment.path) + self._disk.spares * SEGMENT_BYTES
+        return self._disk.others_bytes + self._waiting_bytes() + own
+
+    def _waiting_bytes(self) -> int:
+        return sum(left.size for left in self._waiting)
 
     def _segments(self) -> Iterator[Segment]:
         yield from self._found
@@ -233,14 +238,14 @@ class Journal:
             for segment in self._found if chain == FOUND else self._chains.get(chain, ()):
                 if segment.unsent and segment is not after:
                     return segment
-            path = self._waiting.popleft() if chain == FOUND and self._waiting else None
-        if path is None:
+            left = self._waiting.popleft() if chain == FOUND and self._waiting else None
+        if left is None:
             return None
         try:
-            found = _opened(path)
+            found = _opened(left.path)
         except OSError:
             with self._lock:
-                self._waiting.appendleft(path)
+                self._waiting.appendleft(left)
             raise
         with self._lock:
             self._take_in(found)

@@ -118,6 +118,11 @@ class Segment:
         return self.path
 
     @property
+    def size(self) -> int:
+        """Bytes that it takes, on disk or in memory."""
+        return DATA + self._room
+
+    @property
     def mapped(self) -> bool:
         return self._map is not None
 

@@ -130,7 +130,9 @@ def start_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
             **os.environ,
             "USAGE_METER_REDIS_URL": redis_url,
             "USAGE_METER_JOURNAL_DIR": str(tmp_path / "journal"),
-            "USAGE_METER_REDIS_TIMEOUT": str(3 * PATIENCE),  # so that a call which waits for Redis, if once, is too slow
+            "USAGE_METER_REDIS_TIMEOUT": str(
+                3 * PATIENCE
+            ),  # so that a call which waits for Redis, if once, is too slow
             **environ,
         }
         log = (tmp_path / f"{server}.log").open("ab")

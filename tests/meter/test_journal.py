@@ -220,6 +220,19 @@ def test_the_cap_counts_what_other_processes_hold(make: Make, parent: Path) -> N
     assert second.dropped["journal_full"] > 0
 
 
+def test_many_short_journals_of_dead_processes_are_counted_by_their_size(make: Make, parent: Path) -> None:
+    for number in range(50):  # as workers that are recycled leave them while Redis is away
+        worker = make(f"worker-{number}")
+        worker.append(0, b"event")
+        worker.close()
+    journal = make("a", max_bytes=16 * MIB)
+    journal.look_around()
+    journal.append(0, b"event")
+
+    assert sum(len(piece) for piece in send(journal, FOUND)) == 50 * len("event")
+    assert journal.dropped.total() == 0
+
+
 def test_what_is_sent_is_kept_a_while_and_then_let_go(make: Make, parent: Path) -> None:
     journal = make("a")
     for _ in range(3000):
