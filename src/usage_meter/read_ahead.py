@@ -24,8 +24,11 @@ class ReadAhead:
         return await self._receive()
 
     async def client_left(self) -> bool:
-        """Whether the server says so at once. Costs a turn of the event loop or two."""
-        asyncio.get_running_loop()  # raises RuntimeError under another kind of event loop
+        """Whether the server says so at once. Costs a turn or two of the event loop, which must be asyncio's."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return False
         for _ in range(2):  # an empty body may stand before the news
             if self._pending is None:
                 self._pending = asyncio.ensure_future(self._receive())
