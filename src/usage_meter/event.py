@@ -14,6 +14,7 @@ gets past them.
 import itertools
 import secrets
 import struct
+import sys
 import time
 import zlib
 from binascii import hexlify
@@ -60,6 +61,7 @@ _Micros = Annotated[int, Meta(ge=0, le=MAX_TIME_US)]
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Version = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 _Credits = Annotated[int, Meta(ge=-MAX_CREDITS_MICRO, le=MAX_CREDITS_MICRO)]
+_Quantity = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # one NaN would spoil every sum
 
 T = TypeVar("T")
 
@@ -107,7 +109,7 @@ class UsageEvent(EventDimensions, array_like=True, kw_only=True, gc=False):
     request_bytes: _Int64 = 0
     response_bytes: _Int64 = 0
     credits_micro: _Credits = 0
-    quantities: dict[str, float] = {}
+    quantities: dict[str, _Quantity] = {}
     attributes: dict[str, str] = {}
     request_id: str = ""
     trace_id: str = ""
@@ -126,7 +128,7 @@ class EventRow(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     request_bytes: _Int64 = 0
     response_bytes: _Int64 = 0
     credits_micro: _Credits = 0
-    quantities: dict[str, float] = {}
+    quantities: dict[str, _Quantity] = {}
     attributes: Raw = Raw(b"\x80")
     request_id: str = ""
     trace_id: str = ""

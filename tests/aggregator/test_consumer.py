@@ -1,5 +1,6 @@
 """The consumer's promise: at least once, in this order, and nothing is lost or counted twice whatever breaks."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -281,6 +282,8 @@ GOOD = entry(call())
         (entry(call(status=70_000)), "<= 65535"),
         (entry(call(id=b"short")), "length >= 16"),
         (entry(call(credits_micro=10**18)), "<= 999999999999999999"),
+        (entry(call(quantities={"tokens": math.nan})), "an event cannot be read: Expected `float` >= -1.79"),
+        (entry(call(quantities={"tokens": math.inf})), "<= 1.79"),
         (entry(call(outcome="fine")), "an event's dimensions cannot be read: Invalid enum value 'fine'"),
         (entry(call(workspace=7)), "an event's dimensions cannot be read: Expected `str`, got `int`"),
         (entry(call(attributes={"tier": 7})), "an event's attributes cannot be read: Expected `str`"),

@@ -1,5 +1,6 @@
 """What the recorder promises the app and Redis, against a real Redis."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -93,8 +94,10 @@ def test_a_lone_surrogate_is_replaced(meter: Meter, redis_client: Any) -> None:
 def test_an_event_outside_the_contract_is_dropped_and_counted(meter: Meter) -> None:
     assert not meter.record(an_event(status=-1))
     assert not meter.record("what?")  # type: ignore[arg-type]
+    for strange in (math.nan, math.inf, -math.inf):
+        assert not meter.record(an_event(quantities={"tokens": strange}))
 
-    assert meter.recorder.statistics().dropped == {"invalid": 2}
+    assert meter.recorder.statistics().dropped == {"invalid": 5}
 
 
 def test_calls_in_flight_are_published_and_taken_back(meter: Meter, redis_client: Any) -> None:
