@@ -36,14 +36,18 @@ class JournalDirectory:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
+        self.made = 0  # files, the last of which has that number
         self._lock = lock
-        self._made = 0
 
     @classmethod
-    def create(cls, parent: Path, name: str) -> Self:
-        """A new one under `parent`, which is made too where it does not exist, and so is what that lies in."""
-        for made in (parent.parent, parent):  # the mode is that of the last one only, and `owned` looks at both
-            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def create(cls, parent: Path, name: str, made: int = 0) -> Self:
+        """A new one under `parent`, which is made too where it does not exist, and so is what that lies in.
+
+        `made` is how many files there were in one of the same name that somebody deleted: no name comes again while
+        a segment may still have it.
+        """
+        for each in (parent.parent, parent):  # the mode is that of the last one only, and `owned` looks at both
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = parent / name
         new = path if path.exists() else parent / f"{UNBORN}{name}"
         new.mkdir(mode=0o700, exist_ok=True)
@@ -57,6 +61,7 @@ class JournalDirectory:
                 directory.release()  # to be made again under the same name
                 raise
             directory.path = path
+        directory.made = made
         return directory
 
     @classmethod
@@ -84,8 +89,8 @@ class JournalDirectory:
 
     def new_file(self) -> File:
         """A file of zeros with all its blocks reserved: a store into a map of blocks that are not there is SIGBUS."""
-        self._made += 1
-        path = self.path / f"{self._made:08d}{SUFFIX}"
+        self.made += 1
+        path = self.path / f"{self.made:08d}{SUFFIX}"
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _reserve(file)
@@ -100,8 +105,8 @@ class JournalDirectory:
 
     def take(self, file: Path) -> Path:
         """Move a segment here from another directory of the same parent."""
-        self._made += 1
-        return file.rename(self.path / f"{self._made:08d}{SUFFIX}")
+        self.made += 1
+        return file.rename(self.path / f"{self.made:08d}{SUFFIX}")
 
     def files(self) -> list[Path]:
         """The segments in it, oldest first."""

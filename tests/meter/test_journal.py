@@ -344,6 +344,20 @@ def test_a_journal_that_somebody_deleted_is_made_again(make: Make, parent: Path)
     assert len(files(parent)) == 2
 
 
+def test_what_was_deleted_takes_nothing_along_that_came_after_it(make: Make, parent: Path) -> None:
+    journal = make("a")
+    journal.append(0, b"before;")
+    files(parent)[0].unlink()
+    (parent / "a").rmdir()  # as a tidy system does it in its temporary directory
+    for _ in range(1500):
+        journal.append(0, bytes(1000))
+
+    send(journal)
+    journal.release(before=2**40)
+
+    assert len(files(parent)) == 1  # which is being written
+
+
 def test_a_file_deleted_while_it_waits_is_counted(make: Make, parent: Path) -> None:
     journal = make("a")
     for _ in range(10_000):
