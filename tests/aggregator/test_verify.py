@@ -1,6 +1,6 @@
 """`usage-meter verify`: what the rollups say is what the calls say, or it is found and repaired."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from aggregator.freshness import Freshness
 from aggregator.query import Statement
 from aggregator.rollup import Rollup
 from aggregator.store import Store
-from tests.aggregator.events import NOON, call, entry
+from tests.aggregator.events import NOON, call, entry, load
 from tests.conftest import RedisServer
 from usage_meter import keys
 
@@ -91,6 +91,30 @@ def test_a_kept_peak_that_is_wrong_is_shown_and_repaired(directory: Path) -> Non
     assert "peaks_15m" in found.stdout
     assert "different\t1\n" in found.stdout
     assert mended.exit_code == 0
+
+
+def test_a_repair_leaves_what_waits_for_its_sealed_day_to_the_service(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGGREGATOR_RETENTION_RAW", "30")
+    count = Statement("SELECT count() FROM unsealed", {})
+    with Store(f"chdb://{directory}") as store:
+        store.insert([call(datetime.now(UTC) - timedelta(days=1))])
+        rollup = Rollup(store, Freshness(store), margin_seconds=0)
+        while rollup.step():
+            pass
+        newest = "cube = 'voice' AND bucket = (SELECT max(bucket) FROM usage_15m)"
+        change = f"ALTER TABLE usage_15m UPDATE calls = calls + 1 WHERE {newest}"
+        store.select(Statement(f"{change} SETTINGS mutations_sync = 2", {}))
+        for blocks in load(call(NOON)).blocks():
+            store.load(blocks, "unsealed")
+
+    mended = verify(directory, "--repair")
+
+    assert mended.exit_code == 0
+    assert "1 differences: computed anew" in mended.stderr
+    with Store(f"chdb://{directory}") as store:
+        assert store.select(count) == [(1,)]
 
 
 def test_what_was_accepted_is_accounted_for(

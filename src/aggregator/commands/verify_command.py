@@ -46,7 +46,9 @@ def verify(repair: Repair = False, store_url: StoreUrl = None, redis_url: RedisU
             found = verification.Verification(store, freshness, sealed_us)
             differences = _all(found)
             if repair and differences:
-                verification.repair(Rollup(store, freshness, removed_us=removed_us), differences)
+                # What waits for its sealed day is the service's to add: two at once would do it wrong.
+                rollup = Rollup(store, freshness, removed_us=removed_us, may_add=lambda: False)
+                verification.repair(rollup, differences)
                 errors.print(f"{len(differences)} differences: computed anew, verifying again")
                 found = verification.Verification(store, Freshness(store), sealed_us)
                 differences = _all(found)
