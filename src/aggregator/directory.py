@@ -6,6 +6,7 @@ names one; the workspace's own limit is the operator's alone, since it is what w
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
@@ -179,7 +180,8 @@ def router(
 
 
 def _values(reader: Reader, query: UsageQuery, dimension: str, search: str) -> dict[str, Any]:
-    series = reader.usage(query).series
+    """The query's `top` of them; a search looks for those among as many as there may be in an answer."""
+    series = reader.usage(replace(query, top=MAX_VALUES) if search else query).series
     requests = {one.key[dimension]: one.total for one in series if one.metric == "requests"}
     found = [
         {
@@ -192,7 +194,8 @@ def _values(reader: Reader, query: UsageQuery, dimension: str, search: str) -> d
         if one.metric == "credits" and one.key[dimension] != OTHER
     ]
     matching = [one for one in found if search in f"{one['label']}\n{one['value']}".casefold()]
-    return {"dimension": dimension, "values": matching, "more": OTHER in requests}
+    more = OTHER in requests or len(matching) > query.top
+    return {"dimension": dimension, "values": matching[: query.top], "more": more}
 
 
 def _own_values(reader: Reader, audience: Audience, dimension: str, now_us: int) -> set[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import redis
@@ -49,6 +50,18 @@ def test_the_values_of_a_dimension_are_found_by_name_and_by_identifier(service: 
     assert [one["value"] for one in by_id["values"]] == ["v2"]
     assert every["more"] is False
     assert service.get("/v1/dimensions/voice", ADMIN, scope="workspace", limit=1)["more"] is True
+
+
+def test_a_value_is_found_however_many_have_more_credits(service: TestedService) -> None:
+    now = datetime.now(UTC)
+    service.store.insert([call(now, voice=f"v{number:03}", credits=1000 - number) for number in range(150)])
+
+    def find(q: str, **asked: int) -> Any:
+        found = service.get("/v1/dimensions/voice", ADMIN, scope="workspace", last="24h", q=q, **asked)
+        return [one["value"] for one in found["values"]], found["more"]
+
+    assert find("v149") == (["v149"], False)
+    assert find("v14", limit=2) == (["v140", "v141"], True)
 
 
 def test_a_label_is_shown_wherever_its_value_is_and_can_be_taken_away(service: TestedService) -> None:
