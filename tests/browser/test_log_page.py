@@ -102,3 +102,22 @@ def test_without_a_script_the_log_is_filtered_paged_and_exported(open_page: Open
     expect(page.locator(ROWS)).to_have_count(10)
     page.locator(f"{ROWS} a").first.click()
     expect(page.get_by_role("heading", name="Timing")).to_be_visible()
+
+
+def test_on_a_phone_how_a_call_ended_is_seen_without_a_scroll(open_page: OpenPage) -> None:
+    page = open_page(f"/requests?{TWO_WEEKS}", viewport={"width": 360, "height": 740})
+
+    edge = page.locator(".log .scroll").evaluate("one => one.getBoundingClientRect().right")
+    ends = page.locator(f"{ROWS} td:nth-child(4) .outcome:visible").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right)"
+    )
+
+    assert ends
+    assert max(ends) <= edge
+
+
+def test_on_a_laptop_the_whole_row_of_a_call_is_seen(open_page: OpenPage, service: ServiceProcess) -> None:
+    record(service, voice="en-us", path="/v1/" + "long/" * 20)
+    page = open_page(f"/requests?{TWO_WEEKS}")
+
+    assert page.locator(".log .scroll").evaluate("one => one.scrollWidth <= one.clientWidth")
