@@ -12,7 +12,6 @@ a client that names none. A statement whose client went away ends only when it n
 
 import argparse
 import base64
-import gzip
 import json
 import os
 import re
@@ -20,28 +19,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 
 from aggregator.pipe import Pipe
+from tests.clickhouse_engine import DATABASE, Engine, RefusedError, User, quoted
+from tests.clickhouse_packing import Packs, packer, unpacked
 from tests.conftest import free_port, missing, wait_until
 
-DATABASE = "meter"  # made at the start: the service does not make its own
-
 _HELD_BYTES = 1024 * 1024  # of an answer, before its status is said: what fails until then has a status of its own
-_TRANSPORT = {
-    "query", "database", "user", "password", "session_id", "session_timeout", "session_check", "query_id", "quota_key",
-    "wait_end_of_query", "buffer_size", "default_format", "compress", "decompress", "client_protocol_version", "role",
-}  # fmt: skip
 _INSERT = re.compile(rb"\s*(INSERT\s+INTO\s.*?)\sFORMAT\s+(\w+)[ \t]*\r?\n?", re.IGNORECASE | re.DOTALL)
 _READS = re.compile(r"\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXISTS|EXPLAIN)\b", re.IGNORECASE)
 _FORMAT = re.compile(
@@ -51,7 +45,6 @@ _FORMAT = re.compile(
 _MAX_URI_BYTES = 1024 * 1024
 _MAX_FIELDS = 1000
 _MAX_VALUE_BYTES = 128 * 1024 + 1
-_CODE = re.compile(r"Code: (\d+)\. ")
 _STATUS = {
     **dict.fromkeys((192, 193, 194, 497, 516), 403),  # unknown user, wrong password, not allowed
     **dict.fromkeys((36, 53, 62, 72, 117, 456), 400),  # what the statement says is wrong
@@ -59,131 +52,6 @@ _STATUS = {
     **dict.fromkeys((48, 344), 501),
     373: 503,  # the session is in use
 }
-
-
-class RefusedError(Exception):
-    """An exception as ClickHouse says it."""
-
-    def __init__(self, text: str) -> None:
-        found = _CODE.search(text)
-        self.code = int(found[1]) if found else 1002
-        self.text = text[found.start() :] if found else f"Code: 1002. DB::Exception: {text}"
-        super().__init__(self.text)
-
-
-class Packs(Protocol):
-    def compress(self, data: bytes, /) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
-class Lz4:
-    def __init__(self) -> None:
-        from lz4.frame import LZ4FrameCompressor
-
-        self._frame = LZ4FrameCompressor()
-        self._begun = False
-
-    def compress(self, data: bytes, /) -> bytes:
-        head = b"" if self._begun else self._frame.begin()
-        self._begun = True
-        return bytes(head + self._frame.compress(data))
-
-    def flush(self) -> bytes:
-        return self.compress(b"") + bytes(self._frame.flush())
-
-
-def _packer(encoding: str) -> Packs:
-    if encoding == "lz4":
-        return Lz4()
-    if encoding == "zstd":
-        from backports import zstd
-
-        return zstd.ZstdCompressor()
-    import zlib
-
-    return zlib.compressobj(wbits=31)
-
-
-def _unpacked(body: bytes, encoding: str) -> bytes:
-    if encoding == "lz4":
-        import lz4.frame
-
-        return bytes(lz4.frame.decompress(body))
-    if encoding == "zstd":
-        from backports import zstd
-
-        return zstd.decompress(body)
-    return gzip.decompress(body) if encoding == "gzip" else body
-
-
-@dataclass(frozen=True)
-class User:
-    password: str
-    readonly: bool = False
-
-
-class Engine:
-    """chDB on a directory. Each statement has a connection of its own, unless it names a session."""
-
-    def __init__(self, path: Path) -> None:
-        import chdb
-
-        connect: Any = chdb.connect
-        self._connect: Callable[[], Any] = lambda: connect(str(path))
-        self._kept = self._connect()  # the engine ends with its last connection
-        self._kept.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE} ENGINE = Atomic")
-        self._sessions: dict[str, tuple[Any, threading.Lock]] = {}
-
-    @contextmanager
-    def connection(self, session: str | None) -> Iterator[Any]:
-        if session is None:
-            connection = self._connect()
-            try:
-                yield connection
-            finally:
-                connection.close()
-            return
-        connection, lock = self._sessions.setdefault(session, (self._connect(), threading.Lock()))
-        if not lock.acquire(blocking=False):
-            raise RefusedError(f"Code: 373. DB::Exception: Session {session} is locked by a concurrent client.")
-        try:
-            yield connection
-        finally:
-            lock.release()
-
-    def prepare(self, connection: Any, parameters: dict[str, str], readonly: int) -> None:
-        """The user's profile, then the database and the settings of the request."""
-        if readonly == 1:
-            self._run(connection, "SET readonly = 1")
-        if database := parameters.get("database"):
-            self._run(connection, f"USE `{database}`")
-        given = {name: value for name, value in parameters.items() if name not in _TRANSPORT | _bound(parameters)}
-        if given:
-            self._run(connection, "SET " + ", ".join(f"{name} = {_quoted(value)}" for name, value in given.items()))
-        if readonly == 2:
-            self._run(connection, "SET readonly = 2")
-
-    def run(self, connection: Any, statement: str, format: str, parameters: dict[str, str]) -> Any:
-        bound = {name.removeprefix("param_"): parameters[name] for name in _bound(parameters)}
-        return self._run(connection, statement, format, bound)
-
-    def _run(
-        self, connection: Any, statement: str, format: str = "TabSeparated", bound: dict[str, str] | None = None
-    ) -> Any:
-        try:
-            return connection.query(statement, format, params=bound or {})
-        except Exception as error:  # chDB raises its own and RuntimeError, with what ClickHouse says
-            raise RefusedError(str(error)) from error
-
-
-def _bound(parameters: dict[str, str]) -> set[str]:
-    return {name for name in parameters if name.startswith("param_")}
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -260,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             body = b"".join(pieces)
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        return _unpacked(body, self.headers.get("Content-Encoding", ""))
+        return unpacked(body, self.headers.get("Content-Encoding", ""))
 
     def _run(self, connection: Any, body: bytes) -> None:
         query = self._parameters.get("query", "")
@@ -284,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
         before, ending = statement[: found.start()], statement[found.start() :]
 
         def write(path: Path) -> None:
-            outfile = f"INTO OUTFILE {_quoted(str(path))} TRUNCATE"
+            outfile = f"INTO OUTFILE {quoted(str(path))} TRUNCATE"
             self.engine.run(connection, f"{before} {outfile} {ending}", format, self._parameters)
 
         with Pipe(write) as pipe:
@@ -294,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         with tempfile.NamedTemporaryFile(prefix="insert-") as file:
             file.write(data)
             file.flush()
-            statement = f"{insert} FROM INFILE {_quoted(file.name)} FORMAT {format}"
+            statement = f"{insert} FROM INFILE {quoted(file.name)} FORMAT {format}"
             self._summarize(self.engine.run(connection, statement, format, self._parameters))
         self._say(200, b"")
 
@@ -310,20 +178,20 @@ class Handler(BaseHTTPRequestHandler):
             held += piece
             if len(held) >= _HELD_BYTES:
                 break
-        packer = self._negotiate()
+        packs = self._negotiate()
         tag = uuid.uuid4().hex[:16]
         self._headers |= {"X-ClickHouse-Exception-Tag": tag, "Transfer-Encoding": "chunked"}
         self._begin(200)
         try:
-            self._send(packer, held)
+            self._send(packs, held)
             for piece in pieces:
-                self._send(packer, piece)
+                self._send(packs, piece)
         except RefusedError as error:
             text = error.text.encode(errors="backslashreplace")
-            self._send(packer, b"\r\n__exception__\r\n%s\r\n%s\n%d %s\r\n__exception__\r\n" % (
+            self._send(packs, b"\r\n__exception__\r\n%s\r\n%s\n%d %s\r\n__exception__\r\n" % (
                 tag.encode(), text, len(text) + 1, tag.encode()
             ))  # fmt: skip
-        self._chunk(packer.flush() if packer else b"")
+        self._chunk(packs.flush() if packs else b"")
         self.wfile.write(b"0\r\n\r\n")
 
     def _negotiate(self) -> Packs | None:
@@ -332,11 +200,11 @@ class Handler(BaseHTTPRequestHandler):
             for encoding in ("zstd", "lz4", "gzip"):
                 if encoding in taken:
                     self._headers["Content-Encoding"] = encoding
-                    return _packer(encoding)
+                    return packer(encoding)
         return None
 
-    def _send(self, packer: Packs | None, piece: bytes) -> None:
-        self._chunk(packer.compress(piece) if packer else piece)
+    def _send(self, packs: Packs | None, piece: bytes) -> None:
+        self._chunk(packs.compress(piece) if packs else piece)
 
     def _chunk(self, piece: bytes) -> None:
         if piece:
