@@ -15,13 +15,14 @@ PROFILE = settings(max_examples=100, deadline=None, suppress_health_check=list(H
 
 ZONES = (
     "UTC", "America/Los_Angeles", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe",
-    "Pacific/Apia", "Asia/Pyongyang", "America/St_Johns", "Africa/Cairo",
+    "Pacific/Apia", "Asia/Pyongyang", "America/St_Johns", "Africa/Cairo", "Africa/Monrovia",
 )  # fmt: skip
 MOMENTS = [
     to_us(datetime.fromisoformat(text))
     for text in (
         "2025-03-09T10:00:00+00:00", "2025-11-02T09:00:00+00:00", "2024-12-31T23:00:00+00:00",
         "2011-12-30T10:00:00+00:00", "2018-05-04T15:00:00+00:00", "2025-04-05T15:00:00+00:00",
+        "1972-01-07T00:00:00+00:00",  # Monrovia, until then 44:30 behind
     )
 ]  # fmt: skip
 

@@ -40,6 +40,33 @@ def test_a_thousand_times_the_same_event_is_one(service: TestedService) -> None:
     assert values(service, start="2026-03-10", end="2026-03-10", metric="credits", interval="day") == [100]
 
 
+def test_the_same_id_at_another_time_is_another_call(service: TestedService) -> None:
+    one = call(NOON, credits=100)
+    store(service, [one, call(NOON + timedelta(seconds=1), id=one.id, credits=20), one])
+
+    assert values(service, start="2026-03-10", end="2026-03-10", metric="credits", interval="day") == [120]
+
+
+def test_quantities_are_added_as_numbers_and_what_has_none_counts_as_a_call(service: TestedService) -> None:
+    for given in ({"tokens": 123.0}, {"tokens": 0.4567890123456789}, {}):
+        store(service, [call(NOON, quantities=given)])
+    asked = {"start": "2026-03-10", "end": "2026-03-10", "interval": "day"}
+
+    assert values(service, **asked, metric="quantity.tokens") == [123.45678901234568]
+    assert values(service, **asked, metric="requests") == [3]
+
+
+@pytest.mark.parametrize(("metric", "nothing"), [("requests", 0), ("quantity.tokens", 0), ("latency_p95", None)])
+def test_a_range_without_calls_has_sums_of_nought_and_no_averages(
+    service: TestedService, metric: str, nothing: int | None
+) -> None:
+    store(service, [call(NOON)])
+
+    found = service.get("/v1/usage", OPERATOR, start="2026-03-11", end="2026-03-12", metric=metric)["series"]
+
+    assert [(one["values"], one["total"]) for one in found] == [([nothing, nothing], nothing)]
+
+
 def test_the_query_table(service: TestedService) -> None:
     times = [NOON, NOON + timedelta(minutes=1), NOON + timedelta(hours=1), NOON + timedelta(days=1)]
     store(service, [call(at, credits=100, user=f"customer-{i}") for i in range(5) for at in times])

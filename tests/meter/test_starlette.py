@@ -1,7 +1,7 @@
 """Starlette and FastAPI behind the ASGI door: route templates, and their own ways of answering."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
@@ -243,6 +244,135 @@ def test_streams_exceptions_and_background_tasks_of_starlette(meter: ListMeter) 
     broken_call = newest["/broken"]
     assert (broken_call.status, broken_call.outcome, broken_call.error) == (500, "exception", "ZeroDivisionError")
     assert {event.region for event in newest.values()} == {"eu"}
+    assert meter.idle()
+
+
+async def test_a_file_that_starlette_hands_to_the_server_by_its_path(meter: ListMeter, tmp_path: Path) -> None:
+    file = tmp_path / "speech.wav"
+    file.write_bytes(b"x" * 100)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b"",
+        "extensions": {"http.response.pathsend": {}},
+    }  # fmt: skip
+    await UsageMeterMiddleware(FileResponse(file), meter)(scope, never, send)
+
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.pathsend"]
+    assert sent[1]["path"] == str(file)
+    assert (meter.event.response_bytes, meter.event.outcome, meter.event.version) == (100, "ok", 1)
+
+
+async def never() -> Any:
+    await asyncio.Event().wait()
+
+
+class Behaving:
+    """An app of many ways to answer, and what came of each, as a client and the app itself see it."""
+
+    def __init__(self, wrap: Callable[[ASGIApp], ASGIApp], directory: Path) -> None:
+        self.done: list[str] = []
+        file = directory / "page.html"
+        file.write_text("page")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(3):
+                yield b"chunk %d" % number
+            self.done.append("streamed")
+
+        async def broken_chunks() -> AsyncIterator[bytes]:
+            yield b"chunk"
+            raise ZeroDivisionError("in the midst of it")
+
+        async def body(request: Request) -> Response:
+            return Response(await request.body(), 201, {"x-own": "header"}, "audio/wav")
+
+        async def broken(request: Request) -> Response:
+            raise ZeroDivisionError("at once")
+
+        async def refused(request: Request) -> Response:
+            raise HTTPException(418, "a teapot", {"x-tea": "green"})
+
+        def late(fails: bool) -> None:
+            self.done.append("late")
+            if fails:
+                raise ZeroDivisionError("afterwards")
+
+        async def socket(socket: WebSocket) -> None:
+            await socket.accept("v1", [(b"x-own", b"header")])
+            await socket.send_text("hello")
+            self.done.append(await socket.receive_text())
+            await socket.close(4321, "enough")
+
+        async def broken_socket(socket: WebSocket) -> None:
+            await socket.accept()
+            raise ZeroDivisionError("in a session")
+
+        async def denied(socket: WebSocket) -> None:
+            await socket.send_denial_response(PlainTextResponse("not you", 401))
+
+        answers: dict[str, Callable[[Request], Any]] = {
+            "stream": lambda request: StreamingResponse(chunks()),
+            "broken-stream": lambda request: StreamingResponse(broken_chunks()),
+            "file": lambda request: FileResponse(file),
+            "empty": lambda request: Response(status_code=204),
+            "later": lambda request: PlainTextResponse("ok", background=BackgroundTask(late, False)),
+            "fails-later": lambda request: PlainTextResponse("ok", background=BackgroundTask(late, True)),
+            "elsewhere": lambda request: RedirectResponse("/file"),
+        }
+        routes = [Route(f"/{name}", answer, methods=["GET", "POST"]) for name, answer in answers.items()]
+        routes += [Route("/body", body, methods=["POST"]), Route("/broken", broken), Route("/refused", refused)]
+        sockets = [WebSocketRoute("/socket", socket), WebSocketRoute("/broken", broken_socket)]
+        self.app = wrap(Starlette(routes=[*routes, *sockets, WebSocketRoute("/denied", denied)]))
+
+    def ask(self, method: str, path: str, content: bytes = b"") -> Any:
+        try:
+            answer = TestClient(self.app).request(method, path, content=content, follow_redirects=False)
+        except Exception as error:
+            return type(error), str(error), self.done
+        return answer.status_code, sorted(answer.headers.multi_items()), answer.content, self.done
+
+    def talk(self, path: str) -> Any:
+        try:
+            with TestClient(self.app).websocket_connect(path, ["v1"]) as socket:
+                said = [socket.accepted_subprotocol, socket.extra_headers, socket.receive_text()]
+                socket.send_text("hello to you")
+                return said, socket.receive(), self.done
+        except WebSocketDenialResponse as denial:
+            return denial.status_code, denial.content
+        except Exception as error:
+            return type(error), str(error), self.done
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path",
+    ["/stream", "/broken-stream", "/file", "/empty", "/later", "/fails-later", "/elsewhere", "/body", "/broken",
+     "/refused", "/nothing"],
+)  # fmt: skip
+def test_starlette_behaves_as_without_us(meter: ListMeter, tmp_path: Path, method: str, path: str) -> None:
+    bare, metered = (
+        Behaving(lambda app: app, tmp_path),
+        Behaving(lambda app: UsageMeterMiddleware(app, meter), tmp_path),
+    )
+
+    assert metered.ask(method, path, b"content") == bare.ask(method, path, b"content")
+    assert meter.failures() == []
+    assert meter.idle()
+
+
+@pytest.mark.parametrize("path", ["/socket", "/broken", "/denied", "/nothing"])
+def test_starlettes_sockets_behave_as_without_us(meter: ListMeter, tmp_path: Path, path: str) -> None:
+    bare, metered = (
+        Behaving(lambda app: app, tmp_path),
+        Behaving(lambda app: UsageMeterMiddleware(app, meter), tmp_path),
+    )
+
+    assert metered.talk(path) == bare.talk(path)
+    assert meter.failures() == []
     assert meter.idle()
 
 

@@ -143,6 +143,19 @@ def test_texts_are_cut_and_mended(door: Door) -> None:
     assert event.quantities == {"n" * 64: 1.0}
 
 
+def test_a_dimension_with_too_many_values_is_cut_and_no_call_is_lost() -> None:
+    meter = ListMeter(distinct_values=3)
+    for number in range(5):
+        call = Call(meter, "POST", "/v1/speech", meter.callers.anonymous)
+        call.fill({"voice": f"voice-{number}", "model": "flash", "credits": 1, f"tag-{number}": "x"})
+        call.finish()
+
+    assert [event.voice for event in meter.events] == ["voice-0", "voice-1", "voice-2", "__other__", "__other__"]
+    assert [*meter.events[4].attributes] == ["__other__"]
+    assert {(event.model, event.credits_micro) for event in meter.events} == {("flash", 1_000_000)}
+    assert meter.guard.cut == {"voice": 2, "attribute": 2}
+
+
 def test_a_loop_that_makes_up_names_is_stopped(door: Door) -> None:
     for number in range(100):
         door.call.fill({f"n{number}": number})
