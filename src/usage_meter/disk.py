@@ -97,10 +97,11 @@ class Disk:
     def _held(self, parent: Path) -> JournalDirectory:
         """This process's directory; made when it is first needed, and again when somebody deleted it."""
         before = self._directory
-        if before is None or not before.exists():
-            self._directory = JournalDirectory.create(parent, self._name, made=before.made if before else 0)
-            if before is not None:
-                before.release()
+        if before is not None and before.exists():
+            return before
+        self._directory = JournalDirectory.create(parent, self._name, made=before.made if before else 0)
+        if before is not None:
+            before.release()
         return self._directory
 
     def _adopt(self, path: Path, found: list[Left]) -> None:

@@ -135,7 +135,7 @@ def test_under_another_kind_of_event_loop_nothing_is_read_ahead(
         await send(END)
 
     with pytest.raises(StopIteration):  # a coroutine that never had to wait has come to its end
-        Server().serve(UsageMeterMiddleware(app, meter)).send(None)  # type: ignore[attr-defined]
+        Server().serve(UsageMeterMiddleware(app, meter)).send(None)
 
     assert meter.event.outcome == "ok"
     assert meter.failures() == []
@@ -161,7 +161,7 @@ def by_uvicorn(http: Any) -> Serving:
 async def by_hypercorn(app: Any, port: int) -> AsyncIterator[None]:
     config, over = hypercorn.Config(), asyncio.Event()
     config.bind = [f"127.0.0.1:{port}"]
-    serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=over.wait))  # type: ignore[arg-type]
+    serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=over.wait))
     yield
     over.set()
     await serving
