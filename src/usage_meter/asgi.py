@@ -6,8 +6,8 @@ It looks at the messages that pass and changes none. The app's own exceptions pa
 The server's lifespan says when to begin, and when to send what is left (see `lifespan`).
 """
 
-from usage_meter.asgi_call import App, Receive, Scope, Send
-from usage_meter.call import Metered
+from usage_meter.asgi_call import App, ASGICall, Receive, Scope, Send
+from usage_meter.call import Call, Metered
 from usage_meter.current import current
 from usage_meter.framework import listen
 from usage_meter.http_call import HTTPCall
@@ -35,13 +35,17 @@ class UsageMeterMiddleware:
         if kind is None:
             await self._pass(scope, receive, send)
             return
+        outer = current.get()
+        if outer is not None and self._counts(outer, scope):
+            await self.app(scope, receive, send)
+            return
         try:
             call = kind(self, scope, receive, send)
         except Exception as error:  # guarded: a scope that the specification does not know is still the app's to serve
             self.meter.recorder.failed("asgi", error)
             await self.app(scope, receive, send)
             return
-        call.outer = current.get()  # comes back at the end: an app may call another one within its own task
+        call.outer = outer  # comes back at the end: an app may call another one within its own task
         current.set(call)
         try:
             if self.meter.identify is not None:
@@ -55,6 +59,13 @@ class UsageMeterMiddleware:
             call.returned()
         finally:
             current.set(call.outer)
+
+    def _counts(self, outer: Call, scope: Scope) -> bool:
+        """Whether this request has come through a door already, as where an app and one mounted in it both have one."""
+        if not isinstance(outer, ASGICall) or outer.meter is not self.meter:
+            return False
+        headers = scope.get("headers")  # the very same: a mounted app gets another scope, another request other headers
+        return bool(headers) and outer.scope["headers"] is headers
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no call."""

@@ -40,10 +40,12 @@ class UsageMeterMiddleware:
         self.route_by_path = listen(app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        outer = current.get()  # comes back at the end: the thread serves other calls next
+        if outer is not None and self._counts(outer, environ):
+            return self.app(environ, start_response)
         call = self._call(environ, start_response)
         if call is None:
             return self.app(environ, start_response)
-        outer = current.get()  # comes back at the end: the thread serves other calls next
         current.set(call)
         try:
             if self.meter.identify is not None:
@@ -55,6 +57,10 @@ class UsageMeterMiddleware:
             raise
         finally:
             current.set(outer)
+
+    def _counts(self, outer: Call, environ: Environ) -> bool:
+        """Whether this request has come through a door already, as where an app and one below it both have one."""
+        return isinstance(outer, WSGICall) and outer.meter is self.meter and outer.environ is environ
 
     def _call(self, environ: Environ, start_response: StartResponse) -> "WSGICall | None":
         try:

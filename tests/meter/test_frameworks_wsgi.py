@@ -118,6 +118,16 @@ def test_a_flask_app_below_another(meter: ListMeter, tmp_path: Path) -> None:
     assert (meter.event.route, meter.event.path) == ("/api/voices/{voice_id}", "/api/voices/7")
 
 
+def test_a_call_through_the_doors_of_both_is_one(meter: ListMeter, tmp_path: Path) -> None:
+    inner, outer = flask_app(tmp_path), flask.Flask("outer")
+    inner.wsgi_app = UsageMeterMiddleware(inner.wsgi_app, meter)  # type: ignore[method-assign]
+    app = UsageMeterMiddleware(DispatcherMiddleware(outer, {"/api": inner}), meter)
+    assert Client(app).get("/api/voices/7").data == b"hello"
+
+    assert (meter.event.route, meter.event.voice, meter.event.version) == ("/api/voices/{voice_id}", "7", 1)
+    assert meter.idle()
+
+
 class Voice:
     def on_get(self, request: falcon.Request, response: falcon.Response, voice_id: int) -> None:
         usage.set(voice=str(voice_id))

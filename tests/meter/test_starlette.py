@@ -114,6 +114,32 @@ def test_a_middleware_on_a_mounted_app_names_the_whole_route(meter: ListMeter) -
     assert meter.event.route == "/tenants/{tenant}/voices/{id}"
 
 
+def test_a_call_through_the_doors_of_an_app_and_of_one_mounted_in_it_is_one(meter: ListMeter) -> None:
+    async def said(request: Request) -> Response:
+        usage.set(voice="alice")
+        return PlainTextResponse("hello")
+
+    door = [Middleware(UsageMeterMiddleware, meter=meter)]
+    routes = [Route("/voices/{id}", said), WebSocketRoute("/speak", echo)]
+    app = Starlette(routes=[Mount("/tenants/{tenant}", app=Starlette(routes=routes, middleware=door))], middleware=door)
+    client = TestClient(UsageMeterMiddleware(app, meter))
+    client.get("/tenants/acme/voices/7")
+    with client.websocket_connect("/tenants/acme/speak") as socket:
+        socket.send_text("hello")
+
+    request, session = meter.events
+    assert (request.route, request.voice, request.version) == ("/tenants/{tenant}/voices/{id}", "alice", 1)
+    assert (session.route, session.quantities["messages_received"]) == ("/tenants/{tenant}/speak", 1)
+    assert meter.idle()
+
+
+def test_two_meters_count_each_for_itself(meter: ListMeter) -> None:
+    another = ListMeter()
+    TestClient(UsageMeterMiddleware(UsageMeterMiddleware(Starlette(), another), meter)).get("/")
+
+    assert (len(meter.events), len(another.events)) == (1, 1)
+
+
 def test_a_websockets_route(meter: ListMeter, tmp_path: Path) -> None:
     with TestClient(starlette_app(meter, tmp_path)).websocket_connect("/v1/speak/alice") as socket:
         socket.send_text("hello")
