@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import TypeVar
 
 import redis
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,9 +23,17 @@ from aggregator.consumer import ConsumerStatistics
 from aggregator.cover import LEVELS
 from aggregator.ledger import Ledger
 from aggregator.live import Live
+from aggregator.query import OTHER
 from aggregator.rollup import RollupStatistics
 from aggregator.totals import LATENCY_BUCKETS, CallTotals
 from usage_meter.event import MICRO
+
+T = TypeVar("T")
+
+MOST_PRODUCTS = 1000  # each is a histogram of fifteen series
+MOST_PAIRS = 10_000  # of workspace and product, each with a series for every outcome: what one scrape may well bring
+"""What is new beyond them counts as `__other__`: the sums stay right, and neither this process nor who scrapes it grows
+without an end because an app takes ids for products."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -60,10 +69,26 @@ class _Calls(Collector):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._totals = CallTotals()
+        self._products: set[str] = set()
+        self._pairs: set[tuple[str, str]] = set()
 
     def add(self, totals: CallTotals) -> None:
+        sums = self._totals
         with self._lock:
-            self._totals.include(totals)
+            for (workspace, product, outcome), calls in totals.requests.items():
+                sums.requests[*self._pair(workspace, product), outcome] += calls
+            for (workspace, product), credits_micro in totals.credits_micro.items():
+                sums.credits_micro[self._pair(workspace, product)] += credits_micro
+            for (product, bucket), calls in totals.durations.items():
+                sums.durations[self._product(product), bucket] += calls
+            for product, duration_us in totals.duration_us.items():
+                sums.duration_us[self._product(product)] += duration_us
+
+    def _product(self, product: str) -> str:
+        return _admitted(product, self._products, MOST_PRODUCTS, OTHER)
+
+    def _pair(self, workspace: str, product: str) -> tuple[str, str]:
+        return _admitted((workspace, self._product(product)), self._pairs, MOST_PAIRS, (OTHER, OTHER))
 
     def describe(self) -> Iterator[Metric]:
         """The families as they are before the first call: they exist in any case."""
@@ -96,6 +121,15 @@ class _Calls(Collector):
             bounds = map(floatToGoString, (*LATENCY_BUCKETS, math.inf))
             latency.add_metric((product,), list(zip(bounds, counts, strict=True)), duration_us / MICRO)
         return [requests, credits, latency]
+
+
+def _admitted(value: T, known: set[T], most: int, other: T) -> T:
+    """The value, or the other where it is one too many."""
+    if value not in known:
+        if len(known) >= most:
+            return other
+        known.add(value)
+    return value
 
 
 class _Pipeline(Collector):
