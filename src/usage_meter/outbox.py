@@ -86,10 +86,14 @@ def instance_name() -> str:
 def journal_parent(settings: MeterSettings, failures: Failures) -> Path | None:
     """The directory shared by the processes that send to the same Redis: an orphan must not go to another one.
 
-    None, for memory only, when the default directory is not this user's: others could read what is in it.
+    None, for memory only, when the default directory is not this user's: others could read what is in it; or when there
+    is no temporary directory at all, as in a container that may write nowhere.
     """
-    home = settings.journal_dir or own_journal_dir()
-    if settings.journal_dir is None and not owned(home):
-        failures.add("journal", PermissionError(f"{home} is not a directory of this user's own"))
+    try:
+        home = settings.journal_dir or own_journal_dir()
+        if settings.journal_dir is None and not owned(home):
+            raise PermissionError(f"{home} is not a directory of this user's own")
+    except OSError as error:
+        failures.add("journal", error)
         return None
     return home / hashlib.sha256(settings.redis_address.encode()).hexdigest()[:16]

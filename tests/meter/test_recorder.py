@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -329,6 +330,21 @@ def test_without_a_thread_events_are_kept_until_there_is_one(meter: Meter, redis
 
     wait_until(lambda: meter.recorder.statistics().sent == 2, "both are sent")
     assert stored(redis_client) == [first, second]
+
+
+def test_where_nothing_may_be_written_events_go_by_way_of_the_memory(
+    redis_server: RedisServer, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:  # as Python says it in a container with a read-only file system
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    event = an_event()
+    with Meter(redis_server.url, environ={}) as meter:
+        assert meter.record(event)
+
+    assert stored(redis_client) == [event]
+    assert meter.recorder.statistics().failures == {"journal": 1}
 
 
 @pytest.mark.usefixtures("quick_heartbeat")
