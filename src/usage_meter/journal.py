@@ -228,8 +228,16 @@ class Journal:
                 elif segment.path is None:
                     self.dropped["memory_lost"] += segment.unsent
                 else:
-                    segment.shorten()
+                    self._leave(segment)
             self._disk.close()
+
+    def _leave(self, segment: Segment) -> None:
+        """To whoever looks next. A file that somebody deleted must not keep the others from being left in order."""
+        try:
+            segment.shorten()
+        except OSError as error:
+            logger.warning("a journal file is gone: %s", error)
+            self.dropped["journal_lost"] += segment.unsent
 
     def _next_segment(self, chain: int, after: Segment | None) -> Segment | None:
         with self._lock:

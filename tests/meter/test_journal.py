@@ -309,6 +309,20 @@ def test_a_closed_journal_leaves_what_is_not_yet_safe_and_nothing_else(make: Mak
     assert list(parent.iterdir()) == []
 
 
+def test_a_closed_journal_leaves_the_others_when_one_file_is_gone(make: Make, parent: Path) -> None:
+    first = make("first")
+    for shard in range(3):
+        first.append(shard, b"shard %d;" % shard)
+    files(parent)[0].unlink()
+    first.close()
+    assert first.dropped == {"journal_lost": 1}
+
+    second = make("second")
+    second.look_around()
+
+    assert sorted(send(second, FOUND)) == [b"shard 1;", b"shard 2;"]
+
+
 def test_without_a_disk_events_wait_in_memory(make: Make, parent: Path, caplog: pytest.LogCaptureFixture) -> None:
     parent.write_text("a file, where there should be a directory")
     journal = make("a")
