@@ -8,6 +8,7 @@ The top lists are kept while events are sent, so a slice that is sent twice coun
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from typing import cast
 
 import redis
@@ -35,13 +36,19 @@ class Live:
         return [name.decode() for name in cast(list[bytes], self._redis.zrangebyscore(keys.INSTANCES, oldest, "+inf"))]
 
     def in_flight(self) -> Counter[tuple[str, str]]:
-        """Calls in flight by `(workspace, API key id)`, over all living processes."""
+        """Calls in flight by `(workspace, API key id)`, over all living processes.
+
+        All that are remembered are asked: what a dead one had is gone by itself, and clocks differ.
+        """
         counts: Counter[tuple[str, str]] = Counter()
-        for shard in self._backlog.shards():
-            for instance in self.instances():
-                fields = cast(dict[bytes, bytes], self._redis.hgetall(keys.inflight(shard, instance)))
-                for field, count in fields.items():
-                    counts[keys.inflight_caller(field)] += int(count)
+        instances = cast(list[bytes], self._redis.zrange(keys.INSTANCES, 0, -1))
+        with self._redis.pipeline(transaction=False) as questions:
+            for shard in self._backlog.shards():
+                for instance in instances:
+                    questions.hgetall(keys.inflight(shard, instance.decode()))
+            answers = cast(list[dict[bytes, bytes]], questions.execute())
+        for field, count in chain.from_iterable(answer.items() for answer in answers):
+            counts[keys.inflight_caller(field)] += int(count)
         return counts
 
     def top(self, workspace: str, period: keys.Period, count: int) -> Top:

@@ -24,9 +24,9 @@ def service(store: Store, redis_client: "redis.Redis") -> TestedService:
     return TestedService(store, redis_client)
 
 
-def publish(client: "redis.Redis", in_flight: dict[tuple[str, str], int]) -> None:
-    """As a recorder does it."""
-    client.zadd(keys.INSTANCES, {"web-1": time.time()})
+def publish(client: "redis.Redis", in_flight: dict[tuple[str, str], int], late_seconds: float = 0) -> None:
+    """As a recorder does it, on a machine whose clock may be late."""
+    client.zadd(keys.INSTANCES, {"web-1": time.time() - late_seconds})
     fields = {keys.inflight_field(*caller): count for caller, count in in_flight.items()}
     client.hset(keys.inflight(0, "web-1"), mapping=fields)  # type: ignore[arg-type]
 
@@ -39,6 +39,16 @@ def test_calls_in_flight_are_those_of_the_asker(service: TestedService, redis_cl
     assert service.get("/v1/live", ALICE)["in_flight"] == 3
     assert service.get("/v1/live", Principal("operator"))["in_flight"] == 12
     assert service.get("/v1/live", Principal("operator"), workspace="globex")["in_flight"] == 7
+
+
+def test_calls_in_flight_are_seen_whatever_their_machine_s_clock_says_and_age_out(
+    service: TestedService, redis_client: "redis.Redis"
+) -> None:
+    publish(redis_client, {("acme", "key-a"): 3}, late_seconds=300)
+
+    assert service.get("/v1/live", ADMIN)["in_flight"] == 3
+    redis_client.expire(keys.inflight(0, "web-1"), 0)  # as its lifetime does it, once nobody refreshes it
+    assert service.get("/v1/live", ADMIN)["in_flight"] == 0
 
 
 def test_top_lists_come_from_redis_and_a_member_sees_only_the_own_line(
