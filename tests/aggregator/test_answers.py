@@ -16,9 +16,10 @@ from aggregator.answers import Answers, KeptRows
 from aggregator.buckets import QUARTER_US, to_us
 from aggregator.cover import QUARTERS, Span
 from aggregator.dimensions import Binder, Filter
+from aggregator.errors import StoreError
 from aggregator.freshness import Freshness
 from aggregator.labels import Labels
-from aggregator.plan import plan
+from aggregator.plan import Plan, plan
 from aggregator.query import OTHER, Audience, Statement, UsageAnswer, UsageQuery
 from aggregator.reader import Reader
 from aggregator.request_log import Cursor, RequestsQuery
@@ -179,6 +180,47 @@ def test_a_breakdown_of_few_keys_is_one_look_at_each_table(watched: Watched, rea
     assert [one.key["voice"] for one in answer.series if one.metric == "credits"][-1] == OTHER
     assert sum(one.total or 0 for one in answer.series if one.metric == "credits") == sum(range(60))
     assert len(watched.asked) == 1
+
+
+def of_two_tables(store: Store, worker: Rollup) -> Plan:
+    """Half of the day from rollups, half from calls."""
+    calls = some_calls()
+    store.insert(calls[:25])
+    roll_up(worker)
+    store.insert(calls[26:])
+    planned = Freshness(store).ask(lambda known: plan(day("voice", metrics=("credits",), interval="total"), known))
+    assert len({one.level for one in planned.with_calls}) >= 2
+    return planned
+
+
+def test_two_tables_are_asked_at_once(store: Store, worker: Rollup) -> None:
+    """Each of the first two waits until the other is there: one after the other, they would wait in vain."""
+    planned = of_two_tables(store, worker)
+    both, asked = threading.Barrier(2), []
+
+    class Waiting(Watched):
+        def select(self, statement: Statement) -> Sequence[Sequence[Any]]:
+            asked.append(statement)
+            if len(asked) <= 2:
+                both.wait(timeout=60)
+            return super().select(statement)
+
+    answer, _ = Answers(Waiting(store), lambda _: None).of(planned, 0)  # type: ignore[arg-type]  # a store, watched
+
+    assert sum(one.total or 0 for one in answer.series) == sum(range(60)) - 25
+
+
+def test_a_table_that_fails_beside_another_fails_the_answer(store: Store, worker: Rollup) -> None:
+    planned = of_two_tables(store, worker)
+
+    class Failing(Watched):
+        def select(self, statement: Statement) -> Sequence[Sequence[Any]]:
+            if " FROM events " in statement.sql:
+                raise StoreError("the disk is gone")
+            return super().select(statement)
+
+    with pytest.raises(StoreError, match="the disk is gone"):
+        Answers(Failing(store), lambda _: None).of(planned, 0)  # type: ignore[arg-type]  # a store, watched
 
 
 def test_many_versions_are_told_apart_each_in_its_bucket(store: Store, worker: Rollup) -> None:
