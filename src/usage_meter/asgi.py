@@ -64,8 +64,11 @@ class UsageMeterMiddleware:
         """Whether this request has come through a door already, as where an app and one mounted in it both have one."""
         if not isinstance(outer, ASGICall) or outer.meter is not self.meter:
             return False
-        headers = scope.get("headers")  # the very same: a mounted app gets another scope, another request other headers
-        return bool(headers) and outer.scope["headers"] is headers
+        before, headers = outer.scope, scope.get("headers")
+        if not headers or before["headers"] is not headers:  # a mounted app may get another scope, with the very same
+            return False
+        # One that the app makes of its own request, as a batch does it, has another path below the same root.
+        return scope.get("root_path") != before.get("root_path") or scope.get("path") == before["path"]
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What is no call."""

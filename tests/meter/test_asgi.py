@@ -449,6 +449,20 @@ async def test_an_app_that_calls_another_metered_app_gets_its_own_call_back(mete
     assert {(event.path, event.voice) for event in meter.events} == {("/inner", "inner"), ("/outer", "outer")}
 
 
+async def test_an_app_that_makes_several_calls_of_one_has_each_counted(meter: ListMeter) -> None:
+    async def batch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/batch":
+            for path in ("/one", "/two"):
+                await Server().serve(door, {**scope, "path": path})
+        await app_of(START, END)(scope, receive, send)
+
+    door = UsageMeterMiddleware(batch, meter)
+    await Server().serve(door, request_scope(path="/batch", headers=[(b"host", b"app")]))
+
+    assert [event.path for event in meter.events] == ["/one", "/two", "/batch"]
+    assert meter.idle()
+
+
 async def test_a_file_sent_by_its_path_ends_the_call_with_the_files_size(meter: ListMeter, tmp_path: Path) -> None:
     file = tmp_path / "speech.wav"
     file.write_bytes(b"x" * 100)
