@@ -368,7 +368,7 @@ ALTER TABLE peaks_15m MODIFY SETTING
 -- version 7: users and API keys with a dictionary
 -- As of everything else that a call is told apart by: a question about one user or one key then compares a number in
 --   each row instead of a text, in half the time, and a part is not larger. Of a million users in a day the engine keeps
---   many dictionaries: a call takes a tenth more space then, and such a question a third longer.
+--   many dictionaries: a call takes a tenth more space then, and such a question two fifths longer.
 --   The engine rewrites the columns of what is stored in the background, and reads the old ones until then.
 ALTER TABLE events
     MODIFY COLUMN user LowCardinality(String) CODEC(ZSTD(1)),
