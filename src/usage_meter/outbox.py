@@ -3,9 +3,11 @@
 import hashlib
 import os
 import socket
+import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from usage_meter.destination import Destination
@@ -23,6 +25,8 @@ from usage_meter.settings import MeterSettings, own_journal_dir
 from usage_meter.tally import Tally
 
 DROPPED = "dropped:"
+LOCKING = frozenset(f"usage_meter.{name}" for name in ("outbox", "journal", "tally"))
+"""The modules whose code holds the outbox's lock."""
 
 
 class Outbox:
@@ -37,28 +41,43 @@ class Outbox:
         self.recorded = 0
         self._shards = settings.shards
         self._lock = threading.Lock()
+        self._postponed: deque[tuple[bytes, UsageEvent, UsageEvent | None]] = deque()
+        self._look = look
         self._tally = Tally(self._lock)
         self._disk = Disk(journal_parent(settings, failures), self.instance)
         self.journal = Journal(self._lock, self._disk, settings.journal_max_bytes)
         live = LiveView(self.instance, settings.shards, self._tally, in_flight)
-        destination = Destination(settings.redis_url, settings.redis_timeout)
-        self.sender = Sender(self.instance, self.journal, live, destination, settings.redis_address, failures, look)
+        destination, address = Destination(settings.redis_url, settings.redis_timeout), settings.redis_address
+        self.sender = Sender(self.instance, self.journal, live, destination, address, failures, self._turn)
 
     def record(self, event: UsageEvent, replaces: UsageEvent | None) -> bool:
         """Copy the event into the journal. Raises what `encode` raises, and JournalClosedError."""
         if not event.instance:
             event.instance = self.instance
         encoded = encode(event)
+        if self._lock.locked() and _is_interrupted():
+            self._postponed.append((encoded, event, replaces))
+            return True
+        return self._keep(encoded, event, replaces)
+
+    def _keep(self, encoded: bytes, event: UsageEvent, replaces: UsageEvent | None) -> bool:
         shard = shard_of(event.workspace, self._shards) if self._shards > 1 else 0
-        self._lock.acquire()  # and not `with`, which takes twice as long, and this is a part of every call's price
-        try:
+        with self._lock:  # and not `acquire`: a signal's handler that raises would leave it held
             if not self.journal.append(shard, encoded):
                 return False
             self.recorded += 1
             self._tally.add(event, replaces)
-        finally:
-            self._lock.release()
         return True
+
+    def _turn(self) -> None:
+        """Once a second, by the thread."""
+        self._keep_postponed()
+        self._look()
+
+    def _keep_postponed(self) -> None:
+        with suppress(IndexError):  # until there are no more
+            while True:
+                self._keep(*self._postponed.popleft())
 
     def counts(self) -> Counter[str]:
         """Events, by what became of them: `recorded`, `sent`, `resent`, `dropped:REASON`; and `errors` of sending."""
@@ -69,6 +88,7 @@ class Outbox:
 
     def close(self, timeout: float) -> bool:
         """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
+        self._keep_postponed()
         drained = self.sender.finish(timeout)
         self.journal.close()
         return drained
@@ -76,6 +96,15 @@ class Outbox:
     def abandon(self) -> None:
         """In a forked child: what is here is the parent's."""
         self._disk.abandon()
+
+
+def _is_interrupted() -> bool:
+    """Whether this thread was about to hold the lock, or holds it: garbage is collected at any moment, and with it a
+    suspended call, whose end is recorded then. To wait for the lock would be to wait for oneself."""
+    frame = sys._getframe(1).f_back
+    while frame is not None and frame.f_globals.get("__name__") not in LOCKING:
+        frame = frame.f_back
+    return frame is not None
 
 
 def instance_name() -> str:

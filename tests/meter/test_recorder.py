@@ -1,5 +1,6 @@
 """What the recorder promises the app and Redis, against a real Redis."""
 
+import gc
 import math
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import RedisServer, wait_until
 from usage_meter import Meter, UsageEvent, keys, sender
 from usage_meter.event import FORMAT_VERSION, new_id, unpack
+from usage_meter.journal import Journal
 from usage_meter.recorder import Recorder, Statistics
 from usage_meter.settings import MeterSettings
 
@@ -53,6 +55,49 @@ def meter(redis_server: RedisServer, tmp_path: Path) -> Iterator[Meter]:
 @pytest.fixture
 def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "HEARTBEAT_SECONDS", 0.1)
+
+
+class Suspended:
+    """A call that nobody goes on with: when it is collected, its end is recorded."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.meter.record(an_event(path="/suspended"))
+
+
+def test_garbage_may_be_collected_in_the_midst_of_recording(
+    meter: Meter, redis_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Journal.append
+
+    def collecting(journal: Journal, shard: int, encoded: bytes) -> bool:
+        gc.collect()
+        return append(journal, shard, encoded)
+
+    def work() -> None:
+        for _ in range(20):
+            Suspended(meter)
+            meter.record(an_event(path="/recorded"))
+
+    meter.recorder.open()
+    gc.collect()
+    gc.disable()
+    try:
+        monkeypatch.setattr(Journal, "append", collecting)
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(10)
+        assert not worker.is_alive(), "it waits for itself"
+    finally:
+        gc.enable()
+        monkeypatch.undo()
+    meter.close()
+    paths = [event.path for event in stored(redis_client)]
+    assert paths.count("/recorded") == 20
+    assert paths.count("/suspended") == 20
 
 
 def test_what_was_recorded_arrives_in_order(meter: Meter, redis_client: Any) -> None:
