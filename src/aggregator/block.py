@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.rows import DIMENSIONS, Numbers, Part, Repeated
+from aggregator.columns import Numbers, Repeated
+from aggregator.rows import DIMENSIONS, Part
 
 COLUMNS = {
     "kind": "LowCardinality(String)",
@@ -74,7 +75,7 @@ def native_block(part: Part) -> bytes:
     """One block: the number of columns and of rows, then each column's name, type and content."""
     contents = [*_dimensions(part), *_own_columns(part)]
     columns = chain.from_iterable(zip(_HEADERS, contents, strict=True))
-    return b"".join((_varint(len(contents)), _varint(len(part.rows)), *columns))
+    return b"".join((_varint(len(contents)), _varint(part.columns.rows), *columns))
 
 
 def _dimensions(part: Part) -> Iterator[bytes]:
@@ -89,22 +90,22 @@ def _dimensions(part: Part) -> Iterator[bytes]:
             yield _DICTIONARY_VERSION + _dictionary(column.distinct, column.numbers)
 
 
-def _own_columns(part: Part) -> Iterable[bytes]:
-    rows, numbers = part.rows, part.numbers
+def _own_columns(part: Part) -> Iterable[bytes | bytearray]:
+    own = part.columns
     return (
-        b"".join([row.id for row in rows]),
-        numbers.version.astype("<u4").tobytes(),
-        numbers.started_us.tobytes(),
-        numbers.duration_us.tobytes(),
-        _numbers_or_null([row.ttfb_us for row in rows]),
-        _texts([row.path for row in rows]),
-        _numbers("q", [row.request_bytes for row in rows]),
-        _numbers("q", [row.response_bytes for row in rows]),
-        numbers.credits_micro.tobytes(),
-        _maps_to_numbers([row.quantities for row in rows]),
+        own.ids,
+        own.versions.astype("<u4").tobytes(),
+        own.started_us.tobytes(),
+        own.duration_us.tobytes(),
+        own.no_ttfb + own.ttfb_us,
+        _texts(own.paths),
+        own.request_bytes,
+        own.response_bytes,
+        own.credits_micro.tobytes(),
+        _maps_to_numbers(own.quantities, own.amounts),
         _maps_to_texts(part.attributes),
-        _strings([row.request_id for row in rows]),
-        _strings([row.trace_id for row in rows]),
+        _strings(own.request_ids),
+        _strings(own.trace_ids),
     )
 
 
@@ -130,10 +131,6 @@ def _numbers(code: str, values: Collection[float]) -> bytes:
     return struct.pack(f"<{len(values)}{code}", *values)
 
 
-def _numbers_or_null(values: Sequence[int | None]) -> bytes:
-    return bytes([value is None for value in values]) + _numbers("q", [value or 0 for value in values])
-
-
 def _strings(values: Collection[str]) -> bytes:
     """Each text behind its length in bytes."""
     lengths = list(map(len, values))
@@ -145,8 +142,8 @@ def _strings(values: Collection[str]) -> bytes:
     return b"".join([_varint(len(value)) + value for value in map(str.encode, values)])
 
 
-def _texts(values: Sequence[str]) -> bytes:
-    return _DICTIONARY_VERSION + _dictionary(*_numbered(values))
+def _texts(column: Repeated[str]) -> bytes:
+    return _DICTIONARY_VERSION + _dictionary(column.distinct, column.numbers)
 
 
 def _maps_to_texts(column: Repeated[dict[str, str]]) -> bytes:
@@ -155,11 +152,9 @@ def _maps_to_texts(column: Repeated[dict[str, str]]) -> bytes:
     return _DICTIONARY_VERSION * 2 + maps.ends + maps.texts(column.distinct) + contents
 
 
-def _maps_to_numbers(values: Sequence[dict[str, float]]) -> bytes:
-    names = Repeated(*_numbered(list(map(tuple, values))))
-    contents = list(chain.from_iterable(map(dict.values, values)))
+def _maps_to_numbers(names: Repeated[tuple[str, ...]], amounts: bytes | bytearray) -> bytes:
     maps = _Ragged(names)
-    return _DICTIONARY_VERSION + maps.ends + maps.texts(names.distinct) + _numbers("d", contents)
+    return _DICTIONARY_VERSION + maps.ends + maps.texts(names.distinct) + amounts
 
 
 def _numbered(values: Sequence[Any]) -> tuple[list[Any], Numbers]:

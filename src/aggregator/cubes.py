@@ -4,7 +4,7 @@ A cube answers every question whose breakdowns and filters it has; the rest is a
 for why it is these.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aggregator.buckets import QUARTER_US
 from aggregator.cover import PEAKS, QUARTERS, USAGE_LEVELS, Level, Span
 from aggregator.dimensions import Binder
-from aggregator.measures import COMPONENTS
+from aggregator.measures import COMPONENTS, QUANTITIES, Component, named_quantities
 from aggregator.query import Statement, in_range
 
 
@@ -37,8 +37,15 @@ SHARED = ("workspace", "kind")
 COLUMNS = ("product", "voice", "model", "api_key", "user", "groups", "method", "route", "status", "outcome")
 """Those that some cube has; where a cube lacks one, it is empty."""
 
-_EMPTY = {"groups": "CAST([], 'Array(LowCardinality(String))')", "status": "toUInt16(0)"}
-_NO_TEXT = "''"
+_KEYS = ", ".join(("cube", *SHARED, *COLUMNS))
+
+_NO_TEXT = "CAST('', 'LowCardinality(String)')"  # a plain '' would have the other cubes' values written out
+_EMPTY = {
+    "groups": "CAST([], 'Array(LowCardinality(String))')",
+    "status": "toUInt16(0)",
+    "api_key": "''",
+    "user": "''",
+}
 
 PEAK_DIMENSIONS = ("api_key", "user", "product", "voice")
 EVERYWHERE = "all"
@@ -93,35 +100,65 @@ def _in_text(versions: Sequence[tuple[int, int]], step: int, bind: Binder) -> st
     return f"version = reinterpretAsUInt64(substring(unhex({bind(text, 'String')}), {place}, {_WIDTH}))"
 
 
-def from_calls(spans: Sequence[Span], version: int) -> Statement:
-    """Computes the quarters of an hour in these spans, in all cubes: one insert, since each makes a part of its own."""
+MOST_NAMES = 16
+"""Of quantities that are added up one by one, each a column of its own: that costs each row as much as there are names,
+and the engine's `sumMap` three times as much for each name that a call has."""
+
+
+def names_of_calls(spans: Sequence[Span]) -> Statement:
+    """The names of the quantities of the calls in these spans, or MOST_NAMES + 1 of them."""
     bind = Binder()
-    keys, number = ", ".join((*SHARED, *COLUMNS)), bind(version, "UInt64")
-    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
-    parts = _cubes_of_calls(f"events FINAL WHERE {places}", QUARTERS, f"{number} AS version, {made}")
-    return Statement(f"INSERT INTO {QUARTERS.table} (bucket, cube, {keys}, version, {names}) {parts}", bind.parameters)
+    return Statement(_names(f"events WHERE {places}"), bind.parameters)
 
 
-def _cubes_of_calls(calls: str, level: Level, selected: str) -> str:
-    """Rows `(bucket, cube, dimensions…, …)` of these calls, all cubes one below the other.
+def names_of_finer(level: Level, finer_versions: Sequence[tuple[int, int]]) -> Statement:
+    """The same of what the level's buckets are computed from: every cube has all calls, the first the fewest rows."""
+    bind = Binder()
+    inside = published(finer_versions, bind)
+    return Statement(_names(f"{_finer(level).table} WHERE {inside} AND cube = '{CUBES[0].name}'"), bind.parameters)
 
-    What a cube lacks is made empty outside: a component must not read it in place of the call's own.
+
+def _names(rows: str) -> str:
+    return f"SELECT DISTINCT arrayJoin(quantities.keys) AS name FROM {rows} ORDER BY name LIMIT {MOST_NAMES + 1}"
+
+
+def from_calls(spans: Sequence[Span], version: int, names: Sequence[str]) -> Statement:
+    """Computes the quarters of an hour in these spans, in all cubes: one insert, since each makes a part of its own.
+
+    `names` are those of the calls' quantities: what came since they were asked for makes the quarter dirty again.
     """
-    values = ", ".join(f"{one.made} AS {one.alias}" for one in COMPONENTS)
+    bind = Binder()
+    number = bind(version, "UInt64")
+    columns, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
+    places = " OR ".join(" AND ".join(in_range(*span, bind)) for span in spans)
+    values = _values(lambda one: one.made, names, bind)
+    parts = _cubes_of_calls(f"events FINAL WHERE {places}", QUARTERS, values, f"{number} AS version, {made}")
+    return Statement(f"INSERT INTO {QUARTERS.table} (bucket, {_KEYS}, version, {columns}) {parts}", bind.parameters)
+
+
+def _values(value: Callable[[Component], str], names: Sequence[str], bind: Binder) -> str:
+    few = named_quantities(names, bind) if len(names) <= MOST_NAMES else None
+    return ", ".join(f"{few if few and one is QUANTITIES else value(one)} AS {one.alias}" for one in COMPONENTS)
+
+
+def _cubes_of_calls(calls: str, level: Level, values: str, selected: str) -> str:
+    """Rows `(bucket, cube, dimensions…, …)` of these calls, all cubes one below the other."""
     start = _starts(level, "toStartOfFifteenMinutes(started)")
-    parts = []
-    for cube in CUBES:
-        kept = {*SHARED, *("groups" if name == "group" else name for name in cube.dimensions)}
-        by = ", ".join(sorted(kept))
-        columns = ", ".join(
-            name if name in kept else f"{_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in (*SHARED, *COLUMNS)
-        )
-        parts.append(
-            f"SELECT bucket, '{cube.name}' AS cube, {columns}, {selected} FROM ("
-            f"SELECT {start} AS bucket, {by}, {values} FROM {calls} GROUP BY bucket, {by})"
-        )
-    return " UNION ALL ".join(parts)
+    return " UNION ALL ".join(_cube_of(cube, calls, start, values, selected) for cube in CUBES)
+
+
+def _cube_of(cube: Cube, rows: str, start: str, values: str, selected: str) -> str:
+    """What a cube lacks is made empty outside: a component must not read it in place of the call's own."""
+    kept = {*SHARED, *("groups" if name == "group" else name for name in cube.dimensions)}
+    by = ", ".join(sorted(kept))
+    columns = ", ".join(
+        name if name in kept else f"{_EMPTY.get(name, _NO_TEXT)} AS {name}" for name in (*SHARED, *COLUMNS)
+    )
+    return (
+        f"SELECT start AS bucket, '{cube.name}' AS cube, {columns}, {selected} FROM ("
+        f"SELECT {start} AS start, {by}, {values} FROM {rows} GROUP BY start, {by})"
+    )
 
 
 def _seconds(buckets: Sequence[int], bind: Binder) -> str:
@@ -135,38 +172,44 @@ def _starts(level: Level, bucket: str) -> str:
 
 
 def from_finer(
-    level: Level, version: int, finer_versions: Sequence[tuple[int, int]], some: Sequence[Cube] = CUBES
+    level: Level,
+    version: int,
+    finer_versions: Sequence[tuple[int, int]],
+    names: Sequence[str],
+    some: Sequence[Cube] = CUBES,
 ) -> Statement:
-    """Computes buckets from all of the level before it that lie in them, some cubes at once."""
+    """Computes buckets from all of the level before it that lie in them, some cubes at once: each by itself, since it
+    has three or four of the ten dimensions. `names` are those of all quantities."""
     bind = Binder()
-    finer = USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
-    keys = ", ".join(("cube", *SHARED, *COLUMNS))
-    names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
-    values = ", ".join(f"{one.remade} AS {one.alias}" for one in COMPONENTS)
-    inside = published(finer_versions, bind)
+    inside, number = published(finer_versions, bind), bind(version, "UInt64")
+    columns, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
+    start, values = _starts(level, "bucket"), _values(lambda one: one.remade, names, bind)
+    rows, selected = f"{_finer(level).table} WHERE {inside}", f"{number} AS version, {made}"
+    parts = (_cube_of(cube, f"{rows} AND cube = '{cube.name}'", start, values, selected) for cube in some)
     return Statement(
-        f"INSERT INTO {level.table} (bucket, version, {keys}, {names}) "
-        f"SELECT start, {bind(version, 'UInt64')}, {keys}, {made} FROM ("
-        f"SELECT {_starts(level, 'bucket')} AS start, {keys}, {values} FROM {finer.table} "
-        f"WHERE {inside} AND cube IN {bind([one.name for one in some], 'Array(String)')} GROUP BY start, {keys})",
-        bind.parameters,
+        f"INSERT INTO {level.table} (bucket, {_KEYS}, version, {columns}) {' UNION ALL '.join(parts)}", bind.parameters
     )
 
 
+def _finer(level: Level) -> Level:
+    return USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
+
+
 class Reach(NamedTuple):
-    """Quarters of an hour beside one another, and where the earliest call with a part in them may have begun."""
+    """Quarters of an hour beside one another, or a piece of one, and where the earliest call with a part in them may
+    have begun."""
 
     span: Span
     earliest_us: int
 
 
 def peaks(reaches: Sequence[Reach], version: int) -> Statement:
-    """Computes concurrency in these quarters of an hour, which rise."""
+    """Computes concurrency in these quarters of an hour, which rise, or in a piece of one."""
     bind = Binder()
     return Statement(
         f"INSERT INTO {PEAKS.table} (bucket, version, dimension, workspace, value, kind, peak, busy_us) "
         f"SELECT toDateTime(number * 900, 'UTC'), {bind(version, 'UInt64')}, "
-        f"subject.1, subject.2, subject.3, kind, peak, busy_us FROM ({_peaks_of_calls(reaches, bind)})",
+        f"dimension, workspace, value, kind, peak, busy_us FROM ({_peaks_of_calls(reaches, bind)})",
         bind.parameters,
     )
 
@@ -175,11 +218,12 @@ def with_added(level: Level, version: int, before: Sequence[tuple[int, int]], da
     """Computes buckets from what they hold under the versions `before`, and the day's calls that are to be added with
     this version."""
     bind = Binder()
-    keys, number = ", ".join(("bucket", "cube", *SHARED, *COLUMNS)), bind(version, "UInt64")
+    keys, number = f"bucket, {_KEYS}", bind(version, "UInt64")
     names, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     values = ", ".join(f"{one.remade} AS {one.alias}" for one in COMPONENTS)
     called = ", ".join(f"{one.alias} AS {one.name}" for one in COMPONENTS)
-    added = _cubes_of_calls(f"unsealed FINAL WHERE {_to_be_added(day, version, bind)}", level, called)
+    new = ", ".join(f"{one.made} AS {one.alias}" for one in COMPONENTS)
+    added = _cubes_of_calls(f"unsealed FINAL WHERE {_to_be_added(day, version, bind)}", level, new, called)
     return Statement(
         f"INSERT INTO {level.table} (version, {keys}, {names}) SELECT {number}, {keys}, {made} FROM ("
         f"SELECT {keys}, {values} FROM (SELECT {keys}, {names} FROM {level.table} "
@@ -199,7 +243,7 @@ def peaks_with_added(reaches: Sequence[Reach], version: int, before: Sequence[tu
         f"INSERT INTO {PEAKS.table} ({keys}, version, peak, busy_us) "
         f"SELECT {keys}, {number}, max(highest), sum(busy) FROM ("
         f"SELECT {keys}, peak AS highest, busy_us AS busy FROM {PEAKS.table} WHERE {kept} UNION ALL "
-        "SELECT subject.1 AS dimension, subject.2 AS workspace, subject.3 AS value, kind, "
+        "SELECT dimension, workspace, value, kind, "
         f"toDateTime(number * 900, 'UTC') AS bucket, toUInt32(peak) AS highest, toInt64(busy_us) AS busy FROM ({added})"
         f") GROUP BY {keys}",
         bind.parameters,
@@ -222,21 +266,23 @@ def peaks_of_calls(reaches: Sequence[Reach]) -> Statement:
 
 
 def peaks_kept(versions: Sequence[tuple[int, int]]) -> Statement:
-    """The same of what is kept."""
+    """The same of what is kept, where a quarter that was computed in pieces has several rows of the same key."""
     bind = Binder()
     inside = published(versions, bind)
     return Statement(
-        f"SELECT toUnixTimestamp(bucket) AS second, sum(peak), sum(busy_us) FROM {PEAKS.table} "
-        f"WHERE {inside} GROUP BY second",
+        "SELECT toUnixTimestamp(bucket) AS second, sum(highest), sum(busy) FROM ("
+        f"SELECT bucket, max(peak) AS highest, sum(busy_us) AS busy FROM {PEAKS.table} "
+        f"WHERE {inside} GROUP BY bucket, dimension, workspace, value, kind) GROUP BY second",
         bind.parameters,
     )
 
 
 def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder, table: str = "events", which: str = "") -> str:
-    """Rows `(number of the quarter, subject, kind, peak, busy_us)`; `which` is a condition on the calls.
+    """Rows `(number of the quarter, dimension, workspace, value, kind, peak, busy_us)`; `which` is a condition on the
+    calls.
 
-    Where two quarters meet, the pieces of one call touch without overlapping, so the greatest of the quarters' peaks
-    is the peak of them all.
+    Where two quarters meet, or two pieces of one, the pieces of one call touch without overlapping, so the greatest of
+    their peaks is the peak of them all.
     """
     quarter, ends = bind(QUARTERS.width_us, "Int64"), "toUnixTimestamp64Micro(started) + duration_us"
     first, last = bind(reaches[0].span.start_us, "Int64"), bind(reaches[-1].span.end_us, "Int64")
@@ -244,19 +290,26 @@ def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder, table: str = "events
         f"({' AND '.join(in_range(earliest, span.end_us, bind))} AND {ends} > {bind(span.start_us, 'Int64')})"
         for span, earliest in reaches
     )
-    numbers = [number for span, _ in reaches for number in range(*(edge // QUARTER_US for edge in span))]
-    subjects = ", ".join(f"('{name}', workspace, toString({name}))" for name in PEAK_DIMENSIONS)
+    numbers = [
+        number for span, _ in reaches for number in range(span.start_us // QUARTER_US, -(-span.end_us // QUARTER_US))
+    ]
+    subjects = ", ".join(f"({_PEAK_KEYS}, workspace, {name})" for name in PEAK_DIMENSIONS)
+    named = ", ".join(f"grouping({name}) = 0, '{name}'" for name in (*PEAK_DIMENSIONS, WORKSPACE))
     return (
-        "SELECT number, subject, kind, maxIntersections(begins, ends) AS peak, sum(ends - begins) AS busy_us FROM ("
-        f"SELECT number, kind, greatest(begun, number * {quarter}) AS begins, "
-        f"least(ended, (number + 1) * {quarter}) AS ends, "
-        f"arrayJoin([('{EVERYWHERE}', '', ''), ('{WORKSPACE}', workspace, ''), {subjects}]) AS subject FROM ("
+        f"SELECT number, multiIf({named}, '{EVERYWHERE}') AS dimension, workspace, "
+        f"concat({', '.join(PEAK_DIMENSIONS)}) AS value, kind, "  # all but one are empty
+        "maxIntersections(begins, ends) AS peak, sum(ends - begins) AS busy_us FROM ("
+        f"SELECT number, workspace, kind, {', '.join(PEAK_DIMENSIONS)}, greatest(begun, number * {quarter}) AS begins, "
+        f"least(ended, (number + 1) * {quarter}) AS ends FROM ("
         f"SELECT workspace, kind, {', '.join(PEAK_DIMENSIONS)}, "
         f"greatest(toUnixTimestamp64Micro(started), {first}) AS begun, least({ends}, {last}) AS ended, "
         f"arrayJoin(range(intDiv(begun, {quarter}), intDiv(ended - 1, {quarter}) + 1)) AS number FROM {table} FINAL "
         f"WHERE {which}({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
-        "GROUP BY number, subject, kind"
+        f"GROUP BY GROUPING SETS (({_PEAK_KEYS}), ({_PEAK_KEYS}, workspace), {subjects})"
     )
+
+
+_PEAK_KEYS = "number, kind"
 
 
 def versions_statement(level: Level) -> Statement:

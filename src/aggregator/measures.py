@@ -130,6 +130,16 @@ QUANTITIES = Component(
     "quantities", "sumMap(quantities)", "sumMap(quantities)", f"sumMap({_alias('quantities')})", ("quantities",)
 )
 
+
+def named_quantities(names: Sequence[str], bind: Binder) -> str:
+    """What `QUANTITIES` makes of calls or of a rollup's rows that have no others than these, for a third of the cost;
+    but without sums of zero, which say nothing."""
+    if not names:
+        return "CAST(map(), 'Map(String, Float64)')"
+    bound = [bind(name, "String") for name in names]
+    return f"mapFilter((name, sum) -> sum != 0, map({', '.join(f'{one}, sum(quantities[{one}])' for one in bound)}))"
+
+
 COMPONENTS = (
     CALLS, OK, CREDITS, DURATION, TTFB, TTFB_CALLS, REQUEST_BYTES, RESPONSE_BYTES, QUANTITIES, DURATIONS, TTFBS,
 )  # fmt: skip

@@ -233,22 +233,36 @@ class Rollup:
     def _compute_quarters(self, buckets: list[int], run: _Run) -> None:
         """Several rows of a version may have the same key: they add up."""
         version, spans = run.version, spans_of(QUARTERS, buckets)
-        for piece in self._freshness.ask(lambda known: _pieces(known, spans, PIECE * self._batch_rows)):
-            self._store.execute(cubes.from_calls(piece, version), _SETTINGS)
+        for piece in self._pieces(spans):
+            names = self._names(cubes.names_of_calls(piece))
+            self._store.execute(cubes.from_calls(piece, version, names), _SETTINGS)
         self._publish(QUARTERS, buckets, version, run)
 
     def _compute_peaks(self, buckets: list[int], run: _Run) -> None:
-        spans, version = spans_of(PEAKS, buckets), run.version
-        reaches = self._freshness.ask(lambda known: [cubes.Reach(span, known.earliest_us(span)) for span in spans])
-        self._store.execute(cubes.peaks(reaches, version), _SETTINGS)
+        """In the same way: of the peaks of one key the greatest counts."""
+        version, spans = run.version, spans_of(PEAKS, buckets)
+        for piece in self._pieces(spans):
+            self._store.execute(cubes.peaks(self._reaches(piece), version), _SETTINGS)
         self._publish(PEAKS, buckets, version, run)
 
+    def _pieces(self, spans: Sequence[Span]) -> list[Sequence[Span]]:
+        return self._freshness.ask(lambda known: _pieces(known, spans, PIECE * self._batch_rows))
+
+    def _reaches(self, piece: Sequence[Span]) -> list[cubes.Reach]:
+        """A call with a part in a piece of a quarter has one in the quarter."""
+        quarters = [Span(QUARTERS.floor(span.start_us), span.end_us) for span in piece]
+        earliest = self._freshness.ask(lambda known: list(map(known.earliest_us, quarters)))
+        return list(map(cubes.Reach, piece, earliest))
+
+    def _names(self, statement: Statement) -> list[str]:
+        return [str(name) for (name,) in self._store.select(statement)]
+
     def _compute_from_finer(self, level: Level, buckets: list[int], run: _Run) -> None:
-        spans = spans_of(level, buckets)
+        spans, version = spans_of(level, buckets), run.version
         finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
-        version = run.version
+        names = self._names(cubes.names_of_finer(level, finer))
         for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans, self._batch_rows)):
-            self._store.execute(cubes.from_finer(level, version, finer, some), _SETTINGS)
+            self._store.execute(cubes.from_finer(level, version, finer, names, some), _SETTINGS)
         self._publish(level, buckets, version, run)
 
     def _publish(self, level: Level, buckets: list[int], version: int, run: _Run) -> None:

@@ -5,15 +5,14 @@ looked up by their bytes, and whatever is done with them (decoding, checking, a 
 each that is different. From there on a column of them is numbers, which numpy moves at a nanosecond each.
 """
 
-import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.columns import Columns, Numbers, Repeated
 from usage_meter.event import EventDimensions, EventRow, decode_attributes, decode_dimensions
 
 PART_ROWS = 8192  # enough for what they have in common to repeat, few enough to stay near the processor's cache
@@ -21,34 +20,7 @@ KNOWN = 65_536  # distinct values kept from batch to batch: some 30 MB; what run
 DAY_US = 86_400 * 1_000_000
 DIMENSIONS = EventDimensions.__struct_fields__
 
-Numbers = NDArray[Any]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated(Generic[T]):
-    """A column whose values repeat: the distinct ones, and for each row the number of its own among them."""
-
-    distinct: list[T]
-    numbers: Numbers
-
-
-@dataclass(frozen=True, slots=True)
-class RowNumbers:
-    """What is looked at beside being stored, each as 8 bytes, little-endian."""
-
-    version: Numbers
-    started_us: Numbers
-    duration_us: Numbers
-    credits_micro: Numbers
-
-    def at(self, positions: Numbers) -> "RowNumbers":
-        return RowNumbers(
-            self.version[positions],
-            self.started_us[positions],
-            self.duration_us[positions],
-            self.credits_micro[positions],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +28,24 @@ class Part:
     """Some rows that all start on one day (UTC, counted from 1970)."""
 
     day: int
-    rows: Sequence[EventRow]
-    numbers: RowNumbers
+    columns: Columns
     dimensions: Mapping[str, Repeated[Any]]
     """By their names in EventDimensions."""
     attributes: Repeated[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A part that still grows."""
+
+    columns: Columns = field(default_factory=Columns)
+    dimensions: "array[int]" = field(default_factory=lambda: array("I"))
+    attributes: "array[int]" = field(default_factory=lambda: array("I"))
+
+    def extend(self, rows: Sequence[EventRow], dimensions: list[int], attributes: list[int]) -> None:
+        self.columns.extend(rows)
+        self.dimensions.extend(array("I", dimensions))
+        self.attributes.extend(array("I", attributes))
 
 
 class Rows:
@@ -73,46 +58,50 @@ class Rows:
 
     def forget(self) -> None:
         """The rows that were added and not taken; what repeats in them stays known, as long as it is not too much."""
-        self._rows: list[EventRow] = []
-        self._dimension_numbers = array("I")
-        self._attribute_numbers = array("I")
+        self._rows = 0
+        self._parts: list[tuple[int, _Open]] = []
+        self._open: dict[int, _Open] = {}  # the last part of each day
         if len(self._dimensions) > KNOWN:
             self._dimensions = _Dimensions()
         if len(self._attributes) > KNOWN:
             self._attributes = _Known(decode_attributes)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._rows
 
     def add(self, rows: Sequence[EventRow]) -> None:
         """Raises UsageEventError, and has added none of them, when what is still encoded in one cannot be read."""
         dimensions = [self._dimensions[bytes(row.dimensions)] for row in rows]
         attributes = [self._attributes[bytes(row.attributes)] for row in rows]
-        self._rows += rows
-        self._dimension_numbers.extend(dimensions)
-        self._attribute_numbers.extend(attributes)
+        self._rows += len(rows)
+        for first in range(0, len(rows), PART_ROWS):
+            some = slice(first, first + PART_ROWS)
+            self._add(rows[some], dimensions[some], attributes[some])
+
+    def _add(self, rows: Sequence[EventRow], dimensions: list[int], attributes: list[int]) -> None:
+        days = [row.started_us // DAY_US for row in rows]
+        if min(days) == max(days):
+            self._part(days[0]).extend(rows, dimensions, attributes)
+            return
+        positions: dict[int, list[int]] = {}
+        for position, day in enumerate(days):
+            positions.setdefault(day, []).append(position)
+        for day, at in positions.items():
+            self._part(day).extend([rows[i] for i in at], [dimensions[i] for i in at], [attributes[i] for i in at])
+
+    def _part(self, day: int) -> _Open:
+        part = self._open.get(day)
+        if part is None or part.columns.rows >= PART_ROWS:
+            part = self._open[day] = _Open()
+            self._parts.append((day, part))
+        return part
 
     def take(self) -> Iterator[Part]:
-        """All rows that were added since the last time, each once, in parts of at most 2 * PART_ROWS."""
-        all_dimensions, all_attributes = np.array(self._dimension_numbers), np.array(self._attribute_numbers)
-        for first in range(0, len(self._rows), 2 * PART_ROWS):
-            some = slice(first, first + 2 * PART_ROWS)
-            rows, dimensions, attributes = self._rows[some], all_dimensions[some], all_attributes[some]
-            numbers = _numbers_of(rows)
-            days = numbers.started_us // DAY_US
-            if (days == days[0]).all():
-                yield self._part(int(days[0]), rows, numbers, dimensions, attributes)
-                continue
-            for day in np.unique(days):
-                at = np.flatnonzero(days == day)
-                those = [rows[position] for position in at]
-                yield self._part(int(day), those, numbers.at(at), dimensions[at], attributes[at])
+        """All rows that were added since the last time, each once, in parts of less than 2 * PART_ROWS."""
+        for day, part in self._parts:
+            dimensions = self._dimensions.columns(np.array(part.dimensions))
+            yield Part(day, part.columns, dimensions, self._attributes.column(np.array(part.attributes)))
         self.forget()
-
-    def _part(
-        self, day: int, rows: list[EventRow], numbers: RowNumbers, dimensions: Numbers, attributes: Numbers
-    ) -> Part:
-        return Part(day, rows, numbers, self._dimensions.columns(dimensions), self._attributes.column(attributes))
 
 
 class _Known(dict[Any, int], Generic[T]):
@@ -156,20 +145,6 @@ class _Dimensions(dict[bytes, int]):
             column = known.column(table[:, position])
             found[name] = Repeated(column.distinct, column.numbers[anew])
         return found
-
-
-def _numbers_of(rows: Sequence[EventRow]) -> RowNumbers:
-    return RowNumbers(
-        _packed([row.version for row in rows]),
-        _packed([row.started_us for row in rows]),
-        _packed([row.duration_us for row in rows]),
-        _packed([row.credits_micro for row in rows]),
-    )
-
-
-def _packed(values: Sequence[int]) -> Numbers:
-    """In half the time that numpy takes."""
-    return np.frombuffer(struct.pack(f"<{len(values)}q", *values), "<i8")
 
 
 def renumbered(numbers: Numbers, known: int) -> tuple[Numbers, Numbers]:

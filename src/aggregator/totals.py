@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.rows import Numbers, Part, Repeated
+from aggregator.columns import Numbers, Repeated
+from aggregator.rows import Part
 from usage_meter.event import MICRO
 
 # Seconds: from a cache hit to a long generation; a factor of two to two and a half apart, so that a quantile read
@@ -34,9 +35,9 @@ class CallTotals:
 
     def add(self, part: Part) -> None:
         """Sums are as exact as a float is, which is what Prometheus keeps."""
-        kinds, numbers = part.dimensions["kind"], part.numbers
+        kinds, columns = part.dimensions["kind"], part.columns
         is_call = np.array([kind == "request" for kind in kinds.distinct])[kinds.numbers]
-        counted = np.flatnonzero(is_call & (numbers.version == 1))
+        counted = np.flatnonzero(is_call & (columns.versions == 1))
         if len(counted):
             self._add_requests(part, counted)
             self._add_durations(part, counted)
@@ -44,13 +45,13 @@ class CallTotals:
     def _add_requests(self, part: Part, counted: Numbers) -> None:
         names, of_rows = _grouped([part.dimensions[name] for name in ("workspace", "product", "outcome")], counted)
         calls = np.bincount(of_rows, minlength=len(names)).tolist()
-        charged = np.bincount(of_rows, np.maximum(part.numbers.credits_micro[counted], 0), len(names)).tolist()
+        charged = np.bincount(of_rows, np.maximum(part.columns.credits_micro[counted], 0), len(names)).tolist()
         for name, number, credits_micro in zip(names, calls, charged, strict=True):
             self.requests[name] += number
             self.credits_micro[name[:2]] += int(credits_micro)
 
     def _add_durations(self, part: Part, counted: Numbers) -> None:
-        products, duration_us = part.dimensions["product"], part.numbers.duration_us[counted]
+        products, duration_us = part.dimensions["product"], part.columns.duration_us[counted]
         buckets = len(LATENCY_BUCKETS) + 1
         of_rows = products.numbers[counted].astype(np.int64)
         places = of_rows * buckets + np.searchsorted(_BOUNDS_US, duration_us)
