@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from msgspec.structs import astuple
 
 from aggregator.columns import Columns, Numbers, Repeated
 from usage_meter.event import EventDimensions, EventRow, decode_attributes, decode_dimensions
@@ -79,13 +80,14 @@ class Rows:
             self._add(rows[some], dimensions[some], attributes[some])
 
     def _add(self, rows: Sequence[EventRow], dimensions: list[int], attributes: list[int]) -> None:
-        days = [row.started_us // DAY_US for row in rows]
-        if min(days) == max(days):
-            self._part(days[0]).extend(rows, dimensions, attributes)
+        started_us = [row.started_us for row in rows]
+        first = min(started_us) // DAY_US
+        if first == max(started_us) // DAY_US:
+            self._part(first).extend(rows, dimensions, attributes)
             return
         positions: dict[int, list[int]] = {}
-        for position, day in enumerate(days):
-            positions.setdefault(day, []).append(position)
+        for position, moment in enumerate(started_us):
+            positions.setdefault(moment // DAY_US, []).append(position)
         for day, at in positions.items():
             self._part(day).extend([rows[i] for i in at], [dimensions[i] for i in at], [attributes[i] for i in at])
 
@@ -133,7 +135,8 @@ class _Dimensions(dict[bytes, int]):
 
     def __missing__(self, encoded: bytes) -> int:
         shared = decode_dimensions(encoded)
-        self._numbers.extend([column[getattr(shared, name)] for name, column in self._columns.items()])
+        columns = zip(self._columns.values(), astuple(shared), strict=True)
+        self._numbers.extend(array("I", [column[value] for column, value in columns]))
         self[encoded] = number = len(self)
         return number
 
