@@ -1,7 +1,6 @@
 """What the consumer stores in one go: the entries as they came, and their events ready for the store. Pure.
 
-Events are turned into blocks a few thousand at a time and let go: as objects they take seven times the memory, and
-whatever is larger than the processor's cache takes twice the time.
+Events are taken apart as they come and let go (see `columns`): as objects they take seven times the memory.
 """
 
 from collections.abc import Iterator, Sequence
