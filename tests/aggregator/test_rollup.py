@@ -1,13 +1,15 @@
 """The rollups cannot be wrong: whatever comes late, twice or corrected, and wherever their worker dies."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
-from aggregator.buckets import to_us
-from aggregator.cover import LEVELS, PEAKS, QUARTERS
+from aggregator import cubes
+from aggregator.buckets import QUARTER_US, to_us
+from aggregator.cover import LEVELS, PEAKS, QUARTERS, Span
 from aggregator.dimensions import Filter
 from aggregator.freshness import Freshness
 from aggregator.plan import plan
@@ -243,3 +245,37 @@ def test_a_very_full_bucket_is_computed_in_pieces_that_add_up(store: Store) -> N
     assert rollups.rows("usage_15m") > 4, "one row of each cube: nothing was cut"
     assert rollups.levels(rollups.march()) <= {"1mo", "1d"}
     assert [rollups.answer(), rollups.answer("voice")] == asked
+
+
+def test_concurrency_of_a_very_full_quarter_is_computed_in_pieces_that_make_the_whole(store: Store) -> None:
+    rollups = Rollups(store, batch_rows=2)
+    store.insert([call(NOON + timedelta(seconds=20 * i), voice=f"v{i % 3}", duration_us=50_000_000) for i in range(40)])
+    asked = replace(rollups.march("voice"), metrics=("concurrency", "concurrency_average"))
+    from_calls = rollups.reader.usage(asked).series
+
+    rollups.compute()
+
+    noon = to_us(NOON)
+    one = "SELECT count() FROM peaks_15m WHERE dimension = 'all' AND bucket = '2026-03-10 12:00:00'"
+    assert store.select(Statement(one, {}))[0][0] > 1, "nothing was cut"
+    assert rollups.freshness.ask(lambda known: plan(asked, known)).kept, "the calls were asked again"
+    assert rollups.reader.usage(asked).series == from_calls
+    kept = rollups.freshness.ask(lambda known: known.versions(PEAKS, [Span(noon, noon + QUARTER_US)]))
+    expected = store.select(cubes.peaks_of_calls([cubes.Reach(Span(noon, noon + QUARTER_US), noon)]))
+    assert store.select(cubes.peaks_kept(kept)) == expected
+
+
+@pytest.mark.parametrize("names", [0, 1, cubes.MOST_NAMES, cubes.MOST_NAMES + 1])
+def test_quantities_add_up_however_many_names_they_have(store: Store, names: int) -> None:
+    rollups = Rollups(store)
+    units = [f"it's {i}" for i in range(names)]
+    amounts = [dict.fromkeys(units[i % 5 :], 1.5 * i) for i in range(20)] + [dict.fromkeys(units, -3.0), {}]
+    store.insert([call(NOON + timedelta(minutes=11 * i), quantities=one) for i, one in enumerate(amounts)])
+    metrics = tuple(f"quantity.{unit}" for unit in [*units, "none"])
+
+    rollups.compute()
+
+    asked = replace(rollups.march(interval="total"), metrics=metrics)
+    assert "calls" not in rollups.levels(asked)
+    totals = {one.metric: one.total for one in rollups.reader.usage(asked).series}
+    assert totals == {f"quantity.{unit}": sum(one.get(unit, 0) for one in amounts) for unit in [*units, "none"]}
