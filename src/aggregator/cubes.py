@@ -43,8 +43,6 @@ _NO_TEXT = "CAST('', 'LowCardinality(String)')"  # a plain '' would have the oth
 _EMPTY = {
     "groups": "CAST([], 'Array(LowCardinality(String))')",
     "status": "toUInt16(0)",
-    "api_key": "''",
-    "user": "''",
 }
 
 PEAK_DIMENSIONS = ("api_key", "user", "product", "voice")
