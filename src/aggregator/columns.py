@@ -1,7 +1,7 @@
 """What each call has of its own, column by column. Pure.
 
 The columns are taken off the rows of an entry while these are still in the processor's cache, and the rows are let go:
-a few thousand of them, looked through again for every column, would cost twice the time.
+thousands of them would be looked through again for every column, and fill the memory meanwhile.
 """
 
 import struct
