@@ -1,8 +1,10 @@
 """What the rollups have yet to take in, derived from the store itself, so that it cannot be forgotten.
 
 A bucket is dirty when rows came into it (`arrivals`, a projection of events: schema.sql) later than the moment up to
-which its published version had seen all, or when it has none. What is known is kept here and read again only for days
-that changed: the store says which by the numbers of its parts. One answer costs one small question, as a rule.
+which its published version had seen all, or when it has none; and when that moment is yet to come, since the store's
+clock has been set back: what comes from now on would be taken for a part of it. What is known is kept here and read
+again only for days that changed: the store says which by the numbers of its parts. One answer costs one small question,
+as a rule.
 """
 
 import math
@@ -26,11 +28,12 @@ _RANGES = 200  # of days in one statement: a server takes a thousand bound value
 VERSION_BITS = 12  # of a version are random, below its microseconds: two aggregators never choose the same
 
 PARTS = Statement(
-    "SELECT table, partition_id, max_block_number, data_version FROM system.parts "
+    "SELECT table, partition_id, max_block_number, data_version, toUnixTimestamp64Micro(now64(6)) FROM system.parts "
     "WHERE database = currentDatabase() AND table IN ('events', 'published', 'labels') AND active AND rows > 0",
     {},
 )
-"""Every question asks for them, so they are put together here and not by the engine, which takes longer."""
+"""Every question asks for them, so they are put together here and not by the engine, which takes longer. With each
+comes the store's clock."""
 
 
 T = TypeVar("T")
@@ -110,6 +113,8 @@ class Freshness:
         self._days: dict[str, _Day] = {}
         self._published_mark: tuple[int, int] | None = None
         self._pointers: dict[Level, dict[int, Pointer]] = {level: {} for level in LEVELS}
+        self._computed_us = 0  # of the pointers, the latest
+        self._now_us = 0  # the store's clock
         self._rising: dict[Level, list[int]] = {}  # the buckets of these pointers, rising
         self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
         self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
@@ -118,6 +123,8 @@ class Freshness:
         self._looked = 0  # the last that succeeded
         self.labels_mark: tuple[int, int] | None = None
         """Changes when the labels do; None while there are none."""
+        self.newest_version = 0
+        """Of all that were published."""
 
     def ask(self, question: Callable[["Freshness"], T]) -> T:
         """What `question` makes of the store as it is now, by the methods below; nothing changes meanwhile.
@@ -209,12 +216,15 @@ class Freshness:
 
     def _refresh(self) -> None:
         marks: dict[tuple[str, str], tuple[int, int]] = {}
-        for table, part, block, version in self._store.select(PARTS):
+        for table, part, block, version, now_us in self._store.select(PARTS):
+            self._now_us = int(now_us)
             known = marks.get((str(table), str(part)), (0, 0))
             marks[str(table), str(part)] = max(known[0], block), max(known[1], version)
         days = {part: mark for (table, part), mark in marks.items() if table == "events"}
         self._read_days(days)
         self._read_pointers(marks.get(("published", "all")))
+        if self._computed_us > self._now_us:
+            self._doubt()
         self.labels_mark = marks.get(("labels", "all"))
 
     def _read_days(self, marks: Mapping[str, tuple[int, int]]) -> None:
@@ -269,16 +279,17 @@ class Freshness:
             return
         if mark is None or (self._published_mark and mark[0] < self._published_mark[0]):
             self._forget_pointers()
-        known = max((one.version for level in self._pointers.values() for one in level.values()), default=0)
         by_name = {level.name: level for level in LEVELS}
         changed: dict[Level, set[int]] = {level: set() for level in LEVELS}
         for name, seconds, version, computed in self._store.select(
-            pointers_statement(max(0, known - (_AGAIN_US << VERSION_BITS)))
+            pointers_statement(max(0, self.newest_version - (_AGAIN_US << VERSION_BITS)))
         ):
             level, bucket = by_name[str(name)], int(seconds) * 1_000_000
             before = self._pointers[level].get(bucket)
             if before is None or before.version < int(version):
                 self._pointers[level][bucket] = Pointer(int(version), int(computed))
+                self.newest_version = max(self.newest_version, int(version))
+                self._computed_us = max(self._computed_us, int(computed))
                 changed[level].add(bucket)
         self._rising.clear()
         self._published_mark = mark
@@ -287,8 +298,16 @@ class Freshness:
         for level in LEVELS:
             self._judge(level, changed[level])
 
+    def _doubt(self) -> None:
+        """Judge again what was computed later than now."""
+        self._computed_us = 0
+        for level, pointers in self._pointers.items():
+            self._computed_us = max(self._computed_us, *(one.computed_us for one in pointers.values()), 0)
+            self._judge(level, [bucket for bucket, one in pointers.items() if one.computed_us > self._now_us])
+
     def _forget_pointers(self) -> None:
         self._rising.clear()
+        self.newest_version = self._computed_us = 0
         for level in LEVELS:
             known = set(self._pointers[level])
             self._pointers[level].clear()
@@ -302,7 +321,7 @@ class Freshness:
             if pointer is None:
                 is_dirty = came > 0 or finer > 0
             else:
-                is_dirty = came > pointer.computed_us or finer > pointer.version
+                is_dirty = came > pointer.computed_us or finer > pointer.version or pointer.computed_us > self._now_us
             (dirty.add if is_dirty else dirty.discard)(bucket)
         self._spans.pop(level, None)
 

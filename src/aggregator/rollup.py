@@ -78,10 +78,15 @@ class _Run:
 
     now_us: int
     computed_us: int
+    newest_version: int
 
     @property
     def version(self) -> int:
-        return self.now_us << VERSION_BITS | secrets.randbits(VERSION_BITS)
+        """Above all others: if the store's clock has been set back by some of a second that nobody else takes."""
+        now_us, newest_us = self.now_us, self.newest_version >> VERSION_BITS
+        if now_us <= newest_us:
+            now_us = newest_us + 1 + secrets.randbelow(SECOND_US)
+        return now_us << VERSION_BITS | secrets.randbits(VERSION_BITS)
 
 
 class Rollup:
@@ -189,7 +194,7 @@ class Rollup:
 
     def _begin(self) -> _Run:
         now_us = self._now_us()
-        return _Run(now_us, now_us - self._margin_us)
+        return _Run(now_us, now_us - self._margin_us, self._freshness.ask(lambda known: known.newest_version))
 
     def _now_us(self) -> int:
         return int(self._store.select(Statement("SELECT toUnixTimestamp64Micro(now64(6))", {}))[0][0])

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from aggregator import cubes
-from aggregator.buckets import QUARTER_US, to_us
+from aggregator.buckets import DAY_US, QUARTER_US, to_us
 from aggregator.cover import LEVELS, PEAKS, QUARTERS, Span
 from aggregator.dimensions import Filter
 from aggregator.freshness import Freshness
@@ -60,6 +60,21 @@ class Rollups:
 
     def rows(self, table: str) -> int:
         return int(self.store.select(Statement(f"SELECT count() FROM {table}", {}))[0][0])
+
+
+class Tomorrow:
+    """A store whose clock is a day ahead."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def select(self, statement: Statement) -> Any:
+        if "now64" not in statement.sql:
+            return self._store.select(statement)
+        return [(*row[:-1], row[-1] + DAY_US) for row in self._store.select(statement)]
 
 
 def until_done(worker: Rollup) -> None:
@@ -180,6 +195,24 @@ def test_nothing_is_computed_twice_without_need(rollups: Rollups) -> None:
 
     assert rollups.compute() == 0
     assert Rollups(rollups.store).compute() == 0
+
+
+def test_a_clock_that_is_set_back_hides_no_call(store: Store) -> None:
+    store.insert([call(NOON, credits=1)])
+    Rollups(cast(Store, Tomorrow(store))).compute()
+    rollups = Rollups(store)
+
+    store.insert([call(NOON, credits=2)])
+    assert rollups.credits() == 3
+
+    assert rollups.compute()
+    assert rollups.credits() == 3
+    assert rollups.levels(rollups.march(interval="total")) == {"1mo"}
+    assert not rollups.compute()
+
+    store.insert([call(NOON, credits=4)])
+    assert rollups.compute()
+    assert rollups.credits() == Rollups(store).credits() == 7
 
 
 def test_superseded_versions_are_removed_after_a_while(store: Store) -> None:
