@@ -135,7 +135,7 @@ def test_one_chart_too_many_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) 
         return b"image"
 
     monkeypatch.setattr(slow, "_ask", ask)
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(drawing.WAITING + 1) as threads:
         images = [threads.submit(slow.svg, {}, {}) for _ in range(drawing.WAITING + 1)]
         for _ in range(drawing.WAITING):
             assert begun.acquire(timeout=30)
