@@ -7,14 +7,13 @@ have in common is written once, and then only its number is: see `rows`.
 """
 
 import struct
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from aggregator.columns import Numbers, Repeated
+from aggregator.columns import Numbered, Numbers, Repeated
 from aggregator.rows import DIMENSIONS, Part
 
 COLUMNS = {
@@ -122,8 +121,10 @@ class _Ragged:
 
     def texts(self, distinct: Iterable[Iterable[str]]) -> bytes:
         """The elements, of which `distinct` has those of each distinct value."""
-        keys, numbers = _numbered(list(chain.from_iterable(distinct)))
-        return _dictionary(keys, numbers[self._taken])
+        elements = Numbered[str]()
+        elements.extend(list(chain.from_iterable(distinct)))
+        column = elements.repeated()
+        return _dictionary(column.distinct, column.numbers[self._taken])
 
 
 def _numbers(code: str, values: Collection[float]) -> bytes:
@@ -155,13 +156,6 @@ def _maps_to_texts(column: Repeated[dict[str, str]]) -> bytes:
 def _maps_to_numbers(names: Repeated[tuple[str, ...]], amounts: bytes | bytearray) -> bytes:
     maps = _Ragged(names)
     return _DICTIONARY_VERSION + maps.ends + maps.texts(names.distinct) + amounts
-
-
-def _numbered(values: Sequence[Any]) -> tuple[list[Any], Numbers]:
-    """The distinct values, and the number of each value among them."""
-    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
-    found = np.fromiter(map(numbers.__getitem__, values), np.int64, len(values))
-    return list(numbers), found
 
 
 def _dictionary(keys: Sequence[str], indexes: Numbers) -> bytes:

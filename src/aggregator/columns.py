@@ -29,7 +29,7 @@ class Repeated(Generic[T]):
     numbers: Numbers
 
 
-class _Numbered(Generic[T]):
+class Numbered(Generic[T]):
     """A column that grows, of values that repeat."""
 
     def __init__(self) -> None:
@@ -62,8 +62,8 @@ class Columns:
         self._started_us = bytearray()
         self._duration_us = bytearray()
         self._credits_micro = bytearray()
-        self._paths = _Numbered[str]()
-        self._quantities = _Numbered[tuple[str, ...]]()
+        self._paths = Numbered[str]()
+        self._quantities = Numbered[tuple[str, ...]]()
 
     def extend(self, rows: Sequence[EventRow]) -> None:
         self.rows += len(rows)

@@ -46,6 +46,7 @@ _EMPTY = {
 }
 
 PEAK_DIMENSIONS = ("api_key", "user", "product", "voice")
+_PEAK_KEYS = "number, kind"  # of each of these, in each quarter of an hour
 EVERYWHERE = "all"
 """In peaks: the calls of all workspaces together."""
 WORKSPACE = "workspace"
@@ -305,9 +306,6 @@ def _peaks_of_calls(reaches: Sequence[Reach], bind: Binder, table: str = "events
         f"WHERE {which}({touched}) AND duration_us > 0) WHERE number IN {bind(numbers, 'Array(Int64)')}) "
         f"GROUP BY GROUPING SETS (({_PEAK_KEYS}), ({_PEAK_KEYS}, workspace), {subjects})"
     )
-
-
-_PEAK_KEYS = "number, kind"
 
 
 def versions_statement(level: Level) -> Statement:

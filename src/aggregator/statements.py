@@ -127,7 +127,7 @@ def usage_statements(plan: Plan, top: Top | None = (), most: int | None = None) 
         asked = asked_components(query, bind)
         keys, join = _plain_keys(query, bind) if top is None else _keys(query, top, bind)
         names = _names(keys)
-        merges = _merges(shared, bind) if len(sources) > 1 else _NEVER
+        merges = _merges(shared, bind) if len(sources) > 1 else None
         is_total, groups = "0", f"slot{names}"
         if any(one.is_sketch for one in asked):
             is_total, groups = "grouping(slot)", f"GROUPING SETS ((slot{names}), ({names.removeprefix(', ')}))"
@@ -147,18 +147,16 @@ def _stopping(most: int | None) -> str:
     return f" LIMIT {most + 1} SETTINGS max_rows_to_group_by = {most}, group_by_overflow_mode = 'break'"
 
 
-_NEVER = "0"
-
-
 def _merges(shared: Sequence[int], bind: Binder) -> str:
     """Whether a row may have to be merged with another statement's: a total, and a bucket that two tables answer."""
     return f"(is_total = 1 OR has({bind(shared, 'Array(Int64)')}, slot))" if shared else "is_total = 1"
 
 
-def _value(aggregate: str, component: Component, merges: str) -> str:
+def _value(aggregate: str, component: Component, merges: str | None) -> str:
+    """`merges` says which rows may have to be merged; None: none of them."""
     if not component.is_sketch:
         return aggregate
-    if merges == _NEVER:  # its result alone: the engine takes a third longer by way of a state
+    if merges is None:  # its result alone: the engine takes a third longer by way of a state
         return f"tuple({aggregate.replace('State', '', 1)}, '')"
     return f"tuple(finalizeAggregation({aggregate} AS {component.alias}), if({merges}, hex({component.alias}), ''))"
 

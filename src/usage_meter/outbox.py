@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from usage_meter.destination import Destination
@@ -75,9 +74,12 @@ class Outbox:
         self._look()
 
     def _keep_postponed(self) -> None:
-        with suppress(IndexError):  # until there are no more
-            while True:
-                self._keep(*self._postponed.popleft())
+        while True:
+            try:
+                postponed = self._postponed.popleft()
+            except IndexError:  # there are no more
+                return
+            self._keep(*postponed)
 
     def counts(self) -> Counter[str]:
         """Events, by what became of them: `recorded`, `sent`, `resent`, `dropped:REASON`; and `errors` of sending."""
@@ -90,6 +92,7 @@ class Outbox:
         """Send what is left, for at most `timeout` seconds; true when Redis has everything. The rest stays on disk."""
         self._keep_postponed()
         drained = self.sender.finish(timeout)
+        self._keep_postponed()  # what came meanwhile stays on disk
         self.journal.close()
         return drained
 
