@@ -166,22 +166,31 @@ def create_app(
     role: Role = "all",
     look: Look | None = None,
     drawing: Drawing | None = None,
+    now: Callable[[], float] = time.time,
 ) -> FastAPI:
-    """The web application over these objects: no I/O happens here."""
+    """The web application over these objects: no I/O happens here. `now` in Unix seconds."""
     app = FastAPIOffline(docs_url="/docs", redoc_url=None, static_url="/static/docs", title="usage-meter")
     problems.add_error_handlers(app)
     _add_operations(app, metrics, store, client)
     if role != "consumer":
         failures = Failures()
         principal = api.principal_of(tokens, failures)
-        app.include_router(live_api.router(reader, live, Labels(store), principal))  # before /requests/{id}
+        app.include_router(live_api.router(reader, live, Labels(store), principal, now))  # before /requests/{id}
         labels, limits, audit = Labels(store), Limits(store), Audit(store)
-        app.include_router(api.router(reader, ingest, audit, principal))
-        app.include_router(directory.router(reader, labels, limits, audit, revocations, principal))
-        app.include_router(elevenlabs.router(reader, labels, limits, principal))
+        app.include_router(api.router(reader, ingest, audit, principal, now))
+        app.include_router(directory.router(reader, labels, limits, audit, revocations, principal, now))
+        app.include_router(elevenlabs.router(reader, labels, limits, principal, now))
         app.include_router(
             pages.router(
-                reader, principal, drawing, tokens=tokens, failures=failures, look=look, labels=labels, limits=limits
+                reader,
+                principal,
+                drawing,
+                now,
+                tokens=tokens,
+                failures=failures,
+                look=look,
+                labels=labels,
+                limits=limits,
             )
         )
     if not tokens.required:

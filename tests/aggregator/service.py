@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,13 +43,14 @@ class TestedService:
         look: Look | None = None,
         retention: Retention | None = None,
         reader: Reader | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
         self.revocations = Revocations(store)
         self.tokens = Tokens(secret, revoked=self.revocations)
-        self.backlog = backlog = Backlog(client)
+        self.backlog = backlog = Backlog(client, now)
         self.consumer = Consumer(client, store, backlog, name="embedded", exclusive=True, retention=retention)
-        live = Live(client, backlog)
+        live = Live(client, backlog, now)
         self.freshness = Freshness(store)
         self.rollup = Rollup(
             store,
@@ -73,6 +74,7 @@ class TestedService:
             client=client,
             live=live,
             look=look,
+            now=now,
         )
         self.http = TestClient(self.app, base_url="http://localhost", raise_server_exceptions=False)
 
