@@ -174,6 +174,9 @@ class OnlyCalls:
     def versions(self, level: Level, spans: Iterable[Span]) -> Sequence[tuple[int, int]]:
         return []
 
+    def format(self, level: Level, buckets: Iterable[int]) -> int:
+        return 0
+
     def has_calls(self, span: Span) -> bool:
         return True
 

@@ -18,13 +18,22 @@ from aggregator.query import Statement, in_range
 
 @dataclass(frozen=True, slots=True)
 class Cube:
-    """Besides its own dimensions each cube has the workspace and the kind of call."""
+    """Besides its own dimensions each cube has the workspace and the kind of call.
+
+    `since` is the format of the rollups that brought it: older ones lack it, and are answered by the next that fits.
+    """
 
     name: str
     dimensions: tuple[str, ...]
+    since: int = 0
 
+
+FORMAT = 1
+"""Of the rows that are computed now; published with each bucket's version. Before format 1 no cube was of whole
+workspaces."""
 
 CUBES = (
+    Cube("workspace", (), since=1),
     Cube("path", ("product", "method", "route", "status", "outcome")),
     Cube("key", ("product", "api_key")),
     Cube("voice", ("product", "voice", "model")),
@@ -53,9 +62,14 @@ WORKSPACE = "workspace"
 """In peaks: all calls of a workspace."""
 
 
-def cube_for(dimensions: Iterable[str]) -> Cube | None:
+def cubes_of(format: int) -> list[Cube]:
+    return [cube for cube in CUBES if cube.since <= format]
+
+
+def cube_for(dimensions: Iterable[str], format: int = FORMAT) -> Cube | None:
+    """The first that has these dimensions, where rows are of this format or a newer one."""
     wanted = set(dimensions) - set(SHARED)
-    return next((cube for cube in CUBES if wanted <= set(cube.dimensions)), None)
+    return next((cube for cube in cubes_of(format) if wanted <= set(cube.dimensions)), None)
 
 
 MAX_LISTED = 200  # versions bound as a list: the engine writes each constant again and again as it plans
@@ -111,11 +125,12 @@ def names_of_calls(spans: Sequence[Span]) -> Statement:
     return Statement(_names(f"events WHERE {places}"), bind.parameters)
 
 
-def names_of_finer(level: Level, finer_versions: Sequence[tuple[int, int]]) -> Statement:
+def names_of_finer(level: Level, finer: "Finer") -> Statement:
     """The same of what the level's buckets are computed from: every cube has all calls, the first the fewest rows."""
     bind = Binder()
-    inside = published(finer_versions, bind)
-    return Statement(_names(f"{_finer(level).table} WHERE {inside} AND cube = '{CUBES[0].name}'"), bind.parameters)
+    inside = published(finer.versions, bind)
+    first = cubes_of(finer.format)[0]
+    return Statement(_names(f"{_finer(level).table} WHERE {inside} AND cube = '{first.name}'"), bind.parameters)
 
 
 def _names(rows: str) -> str:
@@ -170,21 +185,28 @@ def _starts(level: Level, bucket: str) -> str:
     return starts.get(level.name, "{}").format(bucket)
 
 
+class Finer(NamedTuple):
+    """The buckets that others are computed from, each with the version that counts, and the oldest of their formats."""
+
+    versions: Sequence[tuple[int, int]]
+    format: int = FORMAT
+
+    def origin(self, cube: Cube) -> Cube:
+        """From which one's rows a cube is computed: its own, or those of one that has its dimensions and others."""
+        return next(one for one in cubes_of(self.format) if set(cube.dimensions) <= set(one.dimensions))
+
+
 def from_finer(
-    level: Level,
-    version: int,
-    finer_versions: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    some: Sequence[Cube] = CUBES,
+    level: Level, version: int, finer: Finer, names: Sequence[str], some: Sequence[Cube] = CUBES
 ) -> Statement:
     """Computes buckets from all of the level before it that lie in them, some cubes at once: each by itself, since it
-    has three or four of the ten dimensions. `names` are those of all quantities."""
+    has few of the ten dimensions. `names` are those of all quantities."""
     bind = Binder()
-    inside, number = published(finer_versions, bind), bind(version, "UInt64")
+    inside, number = published(finer.versions, bind), bind(version, "UInt64")
     columns, made = ", ".join(one.name for one in COMPONENTS), ", ".join(one.alias for one in COMPONENTS)
     start, values = _starts(level, "bucket"), _values(lambda one: one.remade, names, bind)
     rows, selected = f"{_finer(level).table} WHERE {inside}", f"{number} AS version, {made}"
-    parts = (_cube_of(cube, f"{rows} AND cube = '{cube.name}'", start, values, selected) for cube in some)
+    parts = (_cube_of(cube, f"{rows} AND cube = '{finer.origin(cube).name}'", start, values, selected) for cube in some)
     return Statement(
         f"INSERT INTO {level.table} (bucket, {_KEYS}, version, {columns}) {' UNION ALL '.join(parts)}", bind.parameters
     )

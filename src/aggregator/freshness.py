@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from aggregator.buckets import DAY_US, QUARTER_US
 from aggregator.cover import LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
+from aggregator.cubes import FORMAT
 from aggregator.dimensions import Binder
 from aggregator.query import Statement
 
@@ -72,11 +73,15 @@ def _arrivals_statement(runs: Iterable[Sequence[date]]) -> Statement:
     )
 
 
+PUBLISHED = ("level", "bucket", "version", "computed", "format")
+"""The columns of a pointer: the level's name, Unix seconds, the version, Unix microseconds, the format."""
+
+
 def pointers_statement(since_version: int) -> Statement:
-    """Rows `(level, bucket, version, computed in microseconds)`."""
+    """Rows `(level, bucket, version, computed in microseconds, format)`."""
     bind = Binder()
     return Statement(
-        "SELECT level, toUnixTimestamp(bucket), version, toUnixTimestamp64Micro(computed) FROM published "
+        "SELECT level, toUnixTimestamp(bucket), version, toUnixTimestamp64Micro(computed), format FROM published "
         f"WHERE version >= {bind(since_version, 'UInt64')}",
         bind.parameters,
     )
@@ -84,10 +89,11 @@ def pointers_statement(since_version: int) -> Statement:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A bucket's published version, and the moment up to which whatever was inserted is in it."""
+    """A bucket's published version, the moment up to which whatever was inserted is in it, and its rows' format."""
 
     version: int
     computed_us: int
+    format: int
 
 
 @dataclass(slots=True)
@@ -117,6 +123,8 @@ class Freshness:
         self._now_us = 0  # the store's clock
         self._rising: dict[Level, list[int]] = {}  # the buckets of these pointers, rising
         self._newest: dict[Level, dict[int, int]] = {level: {} for level in LEVELS}
+        self._old: dict[Level, set[int]] = {level: set() for level in LEVELS}
+        """The buckets whose rows are of an older format."""
         self._dirty: dict[Level, set[int]] = {level: set() for level in LEVELS}
         self._spans: dict[Level, list[Span]] = {}
         self._looks = 0  # begun
@@ -165,6 +173,11 @@ class Freshness:
             inside = rising[bisect_left(rising, span.start_us) : bisect_left(rising, span.end_us)]
             found += [(bucket, pointers[bucket].version) for bucket in inside]
         return found
+
+    def format(self, level: Level, buckets: Iterable[int]) -> int:
+        """The oldest one of the published rows of these buckets."""
+        old, pointers = self._old[level], self._pointers[level]
+        return min((pointers[one].format for one in buckets if one in old), default=FORMAT) if old else FORMAT
 
     def has_calls(self, span: Span) -> bool:
         """Whether a call may have begun in the span: in one of the quarters of an hour that it touches, one did."""
@@ -281,13 +294,14 @@ class Freshness:
             self._forget_pointers()
         by_name = {level.name: level for level in LEVELS}
         changed: dict[Level, set[int]] = {level: set() for level in LEVELS}
-        for name, seconds, version, computed in self._store.select(
+        for name, seconds, version, computed, format in self._store.select(
             pointers_statement(max(0, self.newest_version - (_AGAIN_US << VERSION_BITS)))
         ):
             level, bucket = by_name[str(name)], int(seconds) * 1_000_000
             before = self._pointers[level].get(bucket)
             if before is None or before.version < int(version):
-                self._pointers[level][bucket] = Pointer(int(version), int(computed))
+                self._pointers[level][bucket] = Pointer(int(version), int(computed), int(format))
+                (self._old[level].add if format < FORMAT else self._old[level].discard)(bucket)
                 self.newest_version = max(self.newest_version, int(version))
                 self._computed_us = max(self._computed_us, int(computed))
                 changed[level].add(bucket)
@@ -311,6 +325,7 @@ class Freshness:
         for level in LEVELS:
             known = set(self._pointers[level])
             self._pointers[level].clear()
+            self._old[level].clear()
             self._judge(level, known)
 
     def _judge(self, level: Level, buckets: Iterable[int]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from aggregator.buckets import DAY_US
 from aggregator.cover import LEVELS, PEAKS, Level, Segment, Span, cover, joined
-from aggregator.cubes import EVERYWHERE, PEAK_DIMENSIONS, WORKSPACE, Cube, cube_for
+from aggregator.cubes import EVERYWHERE, FORMAT, PEAK_DIMENSIONS, WORKSPACE, Cube, cube_for
 from aggregator.dimensions import Filter
 from aggregator.measures import CONCURRENCY
 from aggregator.query import UsageQuery
@@ -35,6 +35,8 @@ class Known(Protocol):
     def dirty(self, level: Level) -> Sequence[Span]: ...
 
     def versions(self, level: Level, spans: Iterable[Span]) -> Versions: ...
+
+    def format(self, level: Level, buckets: Iterable[int]) -> int: ...
 
     def has_calls(self, span: Span) -> bool: ...
 
@@ -124,14 +126,17 @@ def plan(query: UsageQuery, known: Known) -> Plan:
     bounds = query.bounds()
     dirty = {level: known.dirty(level) for level in LEVELS}
     asked = {*query.breakdown, *(one.dimension for one in query.filters)}
-    cube = cube_for(asked if query.audience.user is None else {*asked, "user"})
+    asked |= set() if query.audience.user is None else {"user"}
     everything = (Segment(None, query.start_us, query.end_us),)
-    segments = tuple(cover(query.start_us, query.end_us, bounds, dirty)) if cube else everything
+    segments = tuple(cover(query.start_us, query.end_us, bounds, dirty)) if cube_for(asked) else everything
     kept = kept_peak(query)
     peaks = tuple(cover(query.start_us, query.end_us, bounds, dirty, (PEAKS,))) if kept else everything
     segments, peaks = _few_calls(segments, MAX_CALL_SPANS), _few_calls(peaks, MAX_SWEEPS)
     versions = {level: known.versions(level, spans) for level, spans in by_level((*segments, *peaks)).items() if level}
-    found = Plan(query, cube, segments, peaks, kept, versions)
+    formats = [
+        known.format(level, (bucket for bucket, _ in some)) for level, some in versions.items() if level is not PEAKS
+    ]
+    found = Plan(query, cube_for(asked, min(formats, default=FORMAT)), segments, peaks, kept, versions)
     return replace(
         found,
         with_calls=tuple(one for one in segments if found.may_hold(one, known.has_calls)),

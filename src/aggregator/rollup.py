@@ -20,7 +20,7 @@ from aggregator import cubes
 from aggregator.buckets import SECOND_US
 from aggregator.cover import LEVELS, PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
 from aggregator.errors import StoreError
-from aggregator.freshness import VERSION_BITS, Freshness
+from aggregator.freshness import PUBLISHED, VERSION_BITS, Freshness
 from aggregator.query import Statement
 from aggregator.store import INSERT_SECONDS
 from aggregator.unsealing import Unsealing
@@ -264,7 +264,7 @@ class Rollup:
 
     def _compute_from_finer(self, level: Level, buckets: list[int], run: _Run) -> None:
         spans, version = spans_of(level, buckets), run.version
-        finer = self._freshness.ask(lambda known: known.versions(_finer(level), spans))
+        finer = self._freshness.ask(lambda known: _computed_from(level, spans, known))
         names = self._names(cubes.names_of_finer(level, finer))
         for some in self._freshness.ask(lambda known: _cubes_at_once(known, spans, self._batch_rows)):
             self._store.execute(cubes.from_finer(level, version, finer, names, some), _SETTINGS)
@@ -272,12 +272,18 @@ class Rollup:
 
     def _publish(self, level: Level, buckets: list[int], version: int, run: _Run) -> None:
         """In one insert of one block, which is there as a whole or not at all."""
-        rows = [(level.name, bucket // SECOND_US, version, run.computed_us) for bucket in buckets]
-        self._store.write("published", ("level", "bucket", "version", "computed"), rows)
+        rows = [(level.name, bucket // SECOND_US, version, run.computed_us, cubes.FORMAT) for bucket in buckets]
+        self._store.write("published", PUBLISHED, rows)
 
 
 def _finer(level: Level) -> Level:
     return USAGE_LEVELS[USAGE_LEVELS.index(level) - 1]
+
+
+def _computed_from(level: Level, spans: Iterable[Span], known: Freshness) -> cubes.Finer:
+    finer = _finer(level)
+    versions = known.versions(finer, spans)
+    return cubes.Finer(versions, known.format(finer, (bucket for bucket, _ in versions)))
 
 
 def _overlaps(finer: Level, known: Freshness, level: Level, bucket: int) -> bool:

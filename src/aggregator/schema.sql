@@ -376,3 +376,14 @@ ALTER TABLE events
 SETTINGS alter_sync = 0
 ;
 ALTER TABLE unsealed MODIFY COLUMN user LowCardinality(String), MODIFY COLUMN api_key LowCardinality(String)
+
+-- version 8: a cube of whole workspaces, and cheaper credits
+-- usage_15m and the others have a cube `workspace`, of no other dimension: most charts are of all calls of a workspace, and
+--   the cube that answered them until now has dozens of rows where this one has one.
+--   published.format says what the rows of a version are like: 1 with that cube. 0 is a version of an older release, which is
+--   answered by the cube `path` as before: nothing has to be computed again, and both releases may run at once.
+ALTER TABLE published ADD COLUMN IF NOT EXISTS format UInt8 DEFAULT 0
+;
+-- What most questions read of a call. By their greatest common divisor and the bits that they need they take a third less
+--   space, and a question that reads a user's calls a quarter less time. What is stored stays as it is until it is merged.
+ALTER TABLE events MODIFY COLUMN credits Decimal(18, 6) CODEC(GCD, T64, LZ4)

@@ -26,13 +26,14 @@ from aggregator import cubes
 from aggregator.buckets import DAY_US, QUARTER_US, SECOND_US
 from aggregator.cover import PEAKS, QUARTERS, USAGE_LEVELS, Level, Span, spans_of
 from aggregator.dimensions import Binder
-from aggregator.freshness import VERSION_BITS, Freshness, Pointer
+from aggregator.freshness import PUBLISHED, VERSION_BITS, Freshness, Pointer
 from aggregator.query import Statement, in_range
 
 _KEY = "workspace, started, id"
 _NOW = Statement("SELECT toUnixTimestamp64Micro(now64(6))", {})
 _COUNT = Statement("SELECT count() FROM unsealed", {})
 _ALREADY = 0  # the version of what the day had before
+_NONE_BEFORE = Pointer(0, 0, cubes.FORMAT)
 
 
 class UnsealingStore(Protocol):
@@ -221,12 +222,12 @@ class Unsealing:
     def _publish(self, targets: Sequence[_Target], version: int, before: dict[tuple[Level, int], Pointer]) -> None:
         """In one insert of one block. What the buckets have seen of calls stays what it was."""
         rows = [
-            (one.level.name, bucket // SECOND_US, version, before[place].computed_us if place in before else 0)
+            (one.level.name, bucket // SECOND_US, version, was.computed_us, was.format)
             for one in targets
             for bucket in one.buckets
-            for place in [(one.level, bucket)]
+            for was in [before.get((one.level, bucket), _NONE_BEFORE)]
         ]
-        self._store.write("published", ("level", "bucket", "version", "computed"), rows)
+        self._store.write("published", PUBLISHED, rows)
 
 
 def _removal(day: Span, versions: Sequence[int]) -> Statement:

@@ -93,8 +93,9 @@ class Verification:
         self, level: Level, month: Span, buckets: list[tuple[int, int]], calls: dict[int, Amount]
     ) -> Iterator[Difference]:
         rollup = self._rollup(level, month, buckets)
-        for bucket, _ in buckets:
-            for cube in cubes.CUBES:
+        formats = self._freshness.ask(lambda known: [known.format(level, [bucket]) for bucket, _ in buckets])
+        for (bucket, _), format in zip(buckets, formats, strict=True):
+            for cube in cubes.cubes_of(format):
                 self.compared += 1
                 expected, found = calls.get(bucket, NOTHING), rollup.get((bucket, cube.name), NOTHING)
                 if expected != found:

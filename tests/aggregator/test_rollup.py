@@ -17,8 +17,10 @@ from aggregator.query import Audience, Statement, UsageQuery
 from aggregator.reader import Reader
 from aggregator.rollup import Rollup
 from aggregator.store import Store
+from aggregator.verify import Verification
 from tests.aggregator.crashing import CrashedError, Crashing
 from tests.aggregator.events import NOON, call
+from tests.aggregator.older import without_whole_workspaces
 
 METRICS = ("credits", "requests", "errors", "latency_p95", "ttfb_avg", "concurrency", "quantity.characters")
 REQUESTS = (Filter("kind", ("request",)),)
@@ -57,6 +59,10 @@ class Rollups:
         """What answers the question: names of levels, and `calls`."""
         planned = self.freshness.ask(lambda known: plan(query, known))
         return {one.level.name if one.level else "calls" for one in planned.segments}
+
+    def cube(self, query: UsageQuery) -> str | None:
+        planned = self.freshness.ask(lambda known: plan(query, known))
+        return planned.cube.name if planned.cube else None
 
     def rows(self, table: str) -> int:
         return int(self.store.select(Statement(f"SELECT count() FROM {table}", {}))[0][0])
@@ -250,6 +256,31 @@ def test_where_calls_may_have_been_removed_nothing_is_computed_from_them(store: 
     assert sealed.answer("voice") == right
     store.insert([call(NOON, credits=1)])
     assert sealed.compute() == 0
+
+
+def test_what_an_older_release_computed_answers_as_before_also_beside_what_is_computed_now(rollups: Rollups) -> None:
+    calls = some_calls()
+    rollups.store.insert(calls)
+    rollups.compute()
+    right = rollups.answer()
+    assert rollups.cube(rollups.march()) == "workspace"
+    without_whole_workspaces(rollups.store)
+
+    upgraded = Rollups(rollups.store)
+    assert upgraded.compute() == 0, "all of it is still good"
+    assert upgraded.answer() == right
+    assert (upgraded.cube(upgraded.march()), upgraded.levels(upgraded.march())) == ("path", {"1d"})
+
+    upgraded.store.insert([call(NOON + timedelta(hours=1), credits=100)])  # into an hour that had none, of an old day
+    upgraded.compute()
+    assert upgraded.credits() == sum(range(40)) + 100
+    assert upgraded.levels(upgraded.march(interval="total")) == {"1mo"}
+    assert upgraded.cube(upgraded.march(interval="total")) == "workspace", "made of rows of both formats"
+    assert upgraded.cube(upgraded.march(interval="hour")) == "path", "some of which are old"
+    hours = upgraded.reader.usage(upgraded.march(interval="hour")).series[0].values
+    assert sum(hour or 0 for hour in hours) == sum(range(40)) + 100
+    verification = Verification(upgraded.store, upgraded.freshness)
+    assert [one for month in verification.months() for one in verification.differences(month)] == []
 
 
 def test_a_long_call_counts_in_each_quarter_that_it_touches(rollups: Rollups) -> None:

@@ -19,6 +19,7 @@ from aggregator.store import Store
 from aggregator.tokens import OPERATOR
 from aggregator.verify import Verification
 from tests.aggregator.events import call, entry, us
+from tests.aggregator.older import without_whole_workspaces
 from tests.aggregator.service import TestedService
 from usage_meter import keys
 from usage_meter.event import UsageEvent
@@ -114,6 +115,19 @@ def test_what_came_too_late_is_added_to_every_answer_of_its_day(archive: Archive
     assert archive.total("credits", tz="Asia/Kolkata") == 21.5
     hours = archive.usage(metric="requests", interval="hour")["series"][0]["values"]
     assert [value for value in hours if value] == [16, 15, 1]
+
+
+def test_what_came_too_late_is_added_to_rollups_of_an_older_release(archive: Archive) -> None:
+    without_whole_workspaces(archive.store)
+    archive.service = TestedService(archive.store, archive.client, retention=KEPT)
+
+    archive.send(call(OLD, credits="2.5", voice="en"), call(OLD + timedelta(hours=9), credits=4))
+    archive.let_in()
+
+    for interval in ("hour", "day", "month", "year"):
+        assert archive.total("credits", interval=interval) == 21.5
+    whole = {"start": f"{OLD:%Y-%m}-01", "end": f"{TODAY - timedelta(days=1):%Y-%m-%d}"}
+    assert archive.total("requests", interval="month", **whole) == 32
 
 
 def test_nothing_is_added_twice(archive: Archive) -> None:

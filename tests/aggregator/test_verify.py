@@ -50,7 +50,7 @@ def spoil(directory: Path, table: str) -> None:
 def test_rollups_that_are_right_are_said_to_be_right(directory: Path) -> None:
     found = verify(directory)
 
-    quarters, hours, days, months, cubes, peaks = 20, 20, 20, 2, 4, 20
+    quarters, hours, days, months, cubes, peaks = 20, 20, 20, 2, 5, 20
     assert found.stdout == f"compared\t{(quarters + hours + days + months) * cubes + peaks}\ndifferent\t0\n"
     assert found.exit_code == 0
 
