@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import queue
+import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ _CONNECT_SECONDS = 10
 _ANSWER_SECONDS = 300  # while it computes, a server says so more often
 _PROBE_SECONDS = 5  # in which a server that is well answers a question that takes it nothing
 _PAUSE_SECONDS = 0.5  # between looks for one that is not there yet
+_ATTEMPTS = 8  # to bring a schema forward: twice as many as a section has tables that others may be at
 CHANGING_US = 3_600_000_000  # rules in force take less to be replaced; calls of the next day are refused by then
 INSERT_SECONDS = 30  # a batch takes one or less; a rollup relies on that what was inserted is visible by then
 _INSERT_SETTINGS = _SETTINGS | {
@@ -100,6 +102,7 @@ class Store:
             first = _connect(url) if embedded else _connect_patiently(url, patience)
             self._clients.put(first)
             _refuse_older(first)
+            self._cores = int(first.query("SELECT getSetting('max_threads')").result_rows[0][0])  # that it may use
             self._bring_forward(first)
             for _ in range(CLIENTS - 1):
                 self._clients.put(_connect(url))
@@ -263,7 +266,20 @@ class Store:
         return max(1, self._cores // max(1, at_work)) if self._lock else 0  # 0: a server shares out its own
 
     def _bring_forward(self, client: Client) -> None:
-        self._cores = int(client.query("SELECT getSetting('max_threads')").result_rows[0][0])  # that it may use
+        """Of several services that start at once on a server, one may drop a column amid another's statement: whose
+        turn it was then begins the section again, which any section allows."""
+        attempts = 1 if self._lock else _ATTEMPTS
+        while True:
+            try:
+                return self._apply_sections(client)
+            except ClickHouseError as error:
+                attempts -= 1
+                if not attempts or getattr(error, "code", None) in _NOT_ALLOWED:
+                    raise
+                logger.warning("the store's schema is brought forward once more: %s", _first_line(error))
+                time.sleep(_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311 (spreads)
+
+    def _apply_sections(self, client: Client) -> None:
         client.command(schema.VERSIONS)
         applied = client.query(schema.APPLIED).result_rows[0][0]
         for statement in schema.statements_after(applied, self._sections):

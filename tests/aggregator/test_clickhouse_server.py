@@ -5,6 +5,7 @@ import io
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import redis
 
+from aggregator import schema
 from aggregator.cover import LEVELS
 from aggregator.errors import StoreError
 from aggregator.formats import CSV
@@ -63,6 +65,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServe
 def engine(server: ClickHouseServer) -> Iterator[Store]:
     with Store(server.url()) as store:
         yield store
+
+
+def test_services_that_start_at_once_do_not_disturb_each_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither on a new server, nor when one of them drops what the other is about to read."""
+    known = schema.released()
+    failing = "SELECT throwIf(count() = 0, 'the column is gone') FROM labels"
+    following = schema.Section(len(known) + 1, (failing,))
+    with clickhouse_server(tmp_path) as server, ThreadPoolExecutor(3) as threads, ExitStack() as opened:
+        for future in [threads.submit(Store, server.url()) for _ in range(3)]:
+            store = opened.enter_context(future.result())
+        store.insert([call()])
+        assert store.select(Statement("SELECT count() FROM events FINAL", {})) == [(1,)]
+
+        later = threads.submit(Store, server.url(), [*known, following])
+        wait_until(
+            lambda: "brought forward once more" in caplog.text and "the column is gone" in caplog.text, "it fails"
+        )
+        store.write("labels", ("workspace",), [("acme",)])
+        opened.enter_context(later.result())
+
+        versions = store.select(Statement("SELECT DISTINCT version FROM schema_versions ORDER BY version", {}))
+        assert [version for (version,) in versions] == list(range(1, following.version + 1))
 
 
 class Sender:

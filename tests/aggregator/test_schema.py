@@ -3,7 +3,6 @@
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from aggregator.errors import StoreError
 from aggregator.measures import DURATIONS, TTFBS
 from aggregator.query import Statement
-from aggregator.schema import Section, released, sections, statements_after
+from aggregator.schema import Section, released, sections
 from aggregator.sketch import Sketch
 from aggregator.store import Store
 from tests.aggregator.events import call
@@ -171,18 +170,6 @@ def test_what_nothing_comes_to_any_more_is_merged_into_one_part_in_old_stores_to
             {},
         )
         wait_until(lambda: {row[0] for row in store.select(parts)} >= set(tables), "each has one part", seconds=60)
-
-
-def test_services_that_start_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """As two aggregators on one server: each reads the version before the other has applied anything."""
-    with Store(f"chdb://{tmp_path}", []) as store:
-        both = [list(statements_after(version(store), released())) for _ in range(2)]
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda statements: execute(store, *statements), both))
-
-        assert version(store) == len(released())
-        store.insert([call()])
-        assert store.select(Statement("SELECT count() FROM events FINAL", {})) == [(1,)]
 
 
 def test_a_store_that_a_newer_release_wrote_is_left_alone(tmp_path: Path) -> None:
