@@ -4,7 +4,7 @@ A cube answers every question whose breakdowns and filters it has; the rest is a
 for why it is these.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -68,8 +68,12 @@ def cubes_of(format: int) -> list[Cube]:
 
 def cube_for(dimensions: Iterable[str], format: int = FORMAT) -> Cube | None:
     """The first that has these dimensions, where rows are of this format or a newer one."""
+    return next(_fitting(dimensions, format), None)
+
+
+def _fitting(dimensions: Iterable[str], format: int) -> Iterator[Cube]:
     wanted = set(dimensions) - set(SHARED)
-    return next((cube for cube in cubes_of(format) if wanted <= set(cube.dimensions)), None)
+    return (cube for cube in cubes_of(format) if wanted <= set(cube.dimensions))
 
 
 MAX_LISTED = 200  # versions bound as a list: the engine writes each constant again and again as it plans
@@ -193,7 +197,7 @@ class Finer(NamedTuple):
 
     def origin(self, cube: Cube) -> Cube:
         """From which one's rows a cube is computed: its own, or those of one that has its dimensions and others."""
-        return next(one for one in cubes_of(self.format) if set(cube.dimensions) <= set(one.dimensions))
+        return next(_fitting(cube.dimensions, self.format))
 
 
 def from_finer(

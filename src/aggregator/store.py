@@ -277,7 +277,8 @@ class Store:
                 if not attempts or getattr(error, "code", None) in _NOT_ALLOWED:
                     raise
                 logger.warning("the store's schema is brought forward once more: %s", _first_line(error))
-                time.sleep(_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311 (spreads)
+                # Not for secrets: whoever failed at the same moment does not come back at the same moment.
+                time.sleep(_PAUSE_SECONDS * random.uniform(1, 2))  # noqa: S311
 
     def _apply_sections(self, client: Client) -> None:
         client.command(schema.VERSIONS)

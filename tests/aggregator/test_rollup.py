@@ -20,7 +20,7 @@ from aggregator.store import Store
 from aggregator.verify import Verification
 from tests.aggregator.crashing import CrashedError, Crashing
 from tests.aggregator.events import NOON, call
-from tests.aggregator.older import without_whole_workspaces
+from tests.aggregator.older_release import without_whole_workspaces
 
 METRICS = ("credits", "requests", "errors", "latency_p95", "ttfb_avg", "concurrency", "quantity.characters")
 REQUESTS = (Filter("kind", ("request",)),)

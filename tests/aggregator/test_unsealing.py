@@ -19,7 +19,7 @@ from aggregator.store import Store
 from aggregator.tokens import OPERATOR
 from aggregator.verify import Verification
 from tests.aggregator.events import call, entry, us
-from tests.aggregator.older import without_whole_workspaces
+from tests.aggregator.older_release import without_whole_workspaces
 from tests.aggregator.service import TestedService
 from usage_meter import keys
 from usage_meter.event import UsageEvent
